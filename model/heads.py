@@ -1,0 +1,73 @@
+"""The two branches of Mask R-CNN (He et al. 2017, arXiv:1703.06870): class and box, and a mask a class."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.preset import Preset
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers on the flattened RoI."""
+
+    def __init__(self, in_features: int, hidden: int) -> None:
+        super().__init__()
+        self.fc6 = nn.Linear(in_features, hidden)
+        self.fc7 = nn.Linear(hidden, hidden)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Maps (R, C, 7, 7) to (R, hidden)."""
+        return F.relu(self.fc7(F.relu(self.fc6(pooled.flatten(1)))))
+
+
+class BoxPredictor(nn.Module):
+    """Class logits and one box regression for each class."""
+
+    def __init__(self, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(hidden, outputs)
+        self.bbox_pred = nn.Linear(hidden, outputs * 4)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (R, hidden) to logits (R, outputs) and deltas (R, outputs, 4); output 0 is background."""
+        return self.cls_score(hidden), self.bbox_pred(hidden).reshape(len(hidden), -1, 4)
+
+
+class MaskPredictor(nn.Module):
+    """A 2x upsampling by a transposed convolution, then a 1x1 convolution: one mask for each class."""
+
+    def __init__(self, in_channels: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.conv5_mask = nn.ConvTranspose2d(in_channels, hidden, 2, 2)
+        self.mask_fcn_logits = nn.Conv2d(hidden, outputs, 1)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Maps (N, C, 14, 14) and labels (N,) to logits (N, 28, 28) of each detection's own class."""
+        logits = self.mask_fcn_logits(F.relu(self.conv5_mask(features)))
+        return logits[torch.arange(len(labels), device=labels.device), labels]
+
+
+def mask_head(in_channels: int, channels: tuple[int, ...]) -> nn.Sequential:
+    """3x3 convolutions with ReLU, named as in torchvision's checkpoints (`0.0`, `1.0`, ...)."""
+    layers = []
+    for out in channels:
+        layers.append(nn.Sequential(nn.Conv2d(in_channels, out, 3, padding=1), nn.ReLU(inplace=True)))
+        in_channels = out
+    return nn.Sequential(*layers)
+
+
+def roi_heads(preset: Preset) -> nn.ModuleDict:
+    """All layers that work on RoIs, named as in torchvision's checkpoints."""
+    channels = preset.fpn_channels
+    return nn.ModuleDict(
+        OrderedDict(
+            box_head=BoxHead(channels * preset.box_roi_size**2, preset.box_hidden),
+            box_predictor=BoxPredictor(preset.box_hidden, preset.num_outputs),
+            mask_head=mask_head(channels, preset.mask_channels),
+            mask_predictor=MaskPredictor(preset.mask_channels[-1], preset.mask_hidden, preset.num_outputs),
+        )
+    )

@@ -1,0 +1,174 @@
+"""Mask R-CNN, inference only: pixels in, boxes and 28x28 masks out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.boxes import at_least, best_after_nms, clip, decode
+from model.fold import fold_batch_norm
+from model.fpn import FeaturePyramid, trunk_with_pyramid
+from model.heads import roi_heads
+from model.preset import Preset
+from model.resnet import ResNet
+from model.roi import pool
+from model.rpn import RpnHead, propose
+from model.transform import padded_size, resized_size, to_input
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The instances of one image, best first.
+
+    Attributes:
+        boxes: float32 (N, 4) xyxy in pixels of the original image.
+        scores: float32 (N,), 0..1.
+        labels: int64 (N,), the network's output index: 1 is the first class of the preset.
+        masks: float32 (N, 28, 28), probabilities over the box.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class MaskRCNN(nn.Module):
+    """The network. Build one with `model.load_model`.
+
+    Layers run in `dtype`; what passes between them (features, deltas, boxes) is float32, because boxes
+    and pooling lose a point of AP in half precision and the layers themselves lose none.
+    """
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        self.preset = preset
+        trunk = ResNet(
+            preset.blocks,
+            preset.trunk_channels,
+            preset.trunk_widths,
+            preset.stem,
+            preset.bottleneck,
+            preset.groups,
+            preset.stride_on_1x1,
+            preset.frozen_bn,
+            preset.bn_eps,
+        )
+        self.backbone = trunk_with_pyramid(trunk, FeaturePyramid(preset.trunk_channels, preset.fpn_channels))
+        self.rpn = nn.ModuleDict({"head": RpnHead(preset.fpn_channels, preset.anchors_per_location, preset.rpn_scores)})
+        self.roi_heads = roi_heads(preset)
+        self.dtype = torch.float32
+        self.layout = torch.contiguous_format
+        self.eval().requires_grad_(False)
+
+    def prepare(self, dtype: torch.dtype, device: torch.device) -> MaskRCNN:
+        """Readies loaded weights for inference: folds, converts, moves. Call once."""
+        if dtype != torch.float32:
+            fold_batch_norm(self.backbone.body)  # type: ignore[arg-type]
+            self.layout = torch.channels_last
+        # In float32 layers and memory stay as torchvision has them: folded weights and other kernels
+        # round differently, and a network amplifies that to some thousandths of a pixel.
+        self.dtype = dtype
+        return self.to(device=device, dtype=dtype, memory_format=self.layout)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One batch.
+
+        Args:
+            images: float32 (B, 3, H, W), normalised and padded (`model.transform.to_input`).
+            sizes: int64 (B, 2), height and width of each image before padding.
+
+        Returns:
+            RoIs float32 (N, 5), image index and xyxy in input pixels, by image and best first; scores
+            float32 (N,); labels int64 (N,); masks float32 (N, 28, 28).
+        """
+        features, objectness, deltas = self.dense(images)
+        grids = [tuple(f.shape[-2:]) for f in features[: self.preset.rpn_levels]]
+        proposals = propose(self.preset, objectness, deltas, grids, tuple(images.shape[-2:]), sizes)
+        rois, scores, labels = self.detect(features, proposals, sizes)
+        return rois, scores, labels, self.outline(features, rois, labels)
+
+    def dense(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """The part with static shapes: P2..P6, and objectness (B, A) and deltas (B, A, 4) a level."""
+        features = self.backbone(images.to(self.dtype, memory_format=self.layout))
+        objectness, deltas = self.rpn["head"](features[: self.preset.rpn_levels])
+        return [f.float() for f in features], [o.float() for o in objectness], [d.float() for d in deltas]
+
+    def detect(self, features: Sequence[Tensor], proposals: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The box branch on all proposals (R, 5): RoIs (N, 5), scores (N,), labels (N,)."""
+        p = self.preset
+        pooled = pool(features, proposals, p.box_roi_size, p).to(self.dtype)
+        logits, deltas = self.roi_heads["box_predictor"](self.roi_heads["box_head"](pooled))
+        probability = logits.float().softmax(-1)[:, 1:]  # (R, classes), background gone
+        row, column = (probability > p.min_score).nonzero(as_tuple=True)
+        score, label = probability[row, column], column + 1
+        image = proposals[row, 0].long()
+        box = decode(deltas.float()[row, label], proposals[row, 1:], p.box_weights, p.box_clamp)
+        box = clip(box, sizes[image])
+
+        kept = at_least(box, p.min_box).nonzero()[:, 0]
+        kept = kept[best_after_nms(box[kept], score[kept], image[kept], label[kept], p.nms, p.max_detections)]
+        return torch.cat([image[kept, None].to(box), box[kept]], 1), score[kept], label[kept]
+
+    def outline(self, features: Sequence[Tensor], rois: Tensor, labels: Tensor) -> Tensor:
+        """The mask branch on the detections alone: float32 (N, 28, 28) probabilities."""
+        side = 2 * self.preset.mask_roi_size
+        if not len(rois):
+            return rois.new_zeros(0, side, side)
+        pooled = pool(features, rois, self.preset.mask_roi_size, self.preset).to(self.dtype)
+        logits = self.roi_heads["mask_predictor"](self.roi_heads["mask_head"](pooled), labels)
+        return logits.float().sigmoid()
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        images: Sequence[np.ndarray | Tensor],
+        sizes: Sequence[tuple[int, int]] | None = None,
+        batch_size: int = 8,
+    ) -> list[Detections]:
+        """Finds the instances in each image; an image's result does not depend on the others.
+
+        Args:
+            images: uint8 (H, W, 3) RGB.
+            sizes: original (height, width) of images that `model.transform.shrink` has already reduced.
+            batch_size: most images in one forward pass; they share one only at the same padded shape.
+        """
+        tensors = [torch.as_tensor(image) for image in images]
+        sizes = sizes or [(t.shape[0], t.shape[1]) for t in tensors]
+        resized = [resized_size(*size, self.preset) for size in sizes]
+        by_shape = defaultdict(list)
+        for i, size in enumerate(resized):
+            by_shape[padded_size(size, self.preset)].append(i)
+        results: dict[int, Detections] = {}
+        for members in by_shape.values():
+            for start in range(0, len(members), batch_size):
+                chosen = members[start : start + batch_size]
+                batch = to_input([tensors[i] for i in chosen], [resized[i] for i in chosen], self.preset, self.device)
+                inner = torch.tensor([resized[i] for i in chosen], device=self.device)
+                outer = torch.tensor([sizes[i] for i in chosen], device=self.device)
+                results.update(zip(chosen, _split(self(batch, inner), inner, outer), strict=True))
+        return [results[i] for i in range(len(images))]
+
+
+def _split(output: tuple[Tensor, Tensor, Tensor, Tensor], inner: Tensor, outer: Tensor) -> list[Detections]:
+    """One `Detections` an image, its boxes taken from input pixels (`inner`) to original ones (`outer`)."""
+    rois, scores, labels, masks = output
+    ratio = outer.float() / inner.float()  # (B, 2) as (y, x)
+    image = rois[:, 0].long()
+    boxes = rois[:, 1:] * ratio[image][:, [1, 0, 1, 0]]
+    counts = torch.bincount(image, minlength=len(inner)).tolist()
+    parts = (t.cpu().split(counts) for t in (boxes, scores, labels, masks))
+    return [Detections(*fields) for fields in zip(*parts, strict=True)]

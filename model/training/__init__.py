@@ -1,0 +1,1 @@
+"""Training: torchvision's Mask R-CNN and its losses around our trunk, and the crops it learns from."""

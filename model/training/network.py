@@ -1,0 +1,119 @@
+"""The network to train: torchvision's Mask R-CNN, its losses included, in the shape a `Preset` states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+
+from model.preset import Preset
+from model.resnet import ResNet
+
+
+def build_torchvision(preset: Preset, **options: Any) -> TorchvisionMaskRCNN:
+    """torchvision's own Mask R-CNN of this shape; its state dict is our checkpoint layout.
+
+    Args:
+        preset: five RPN levels and one sigmoid score, as torchvision has them.
+        options: passed on to torchvision's `MaskRCNN` (sampling numbers of its losses).
+    """
+    trunk = ResNet(
+        preset.blocks,
+        preset.trunk_channels,
+        preset.trunk_widths,
+        preset.stem,
+        preset.bottleneck,
+        preset.groups,
+        preset.stride_on_1x1,
+        preset.frozen_bn,
+        preset.bn_eps,
+    )
+    stages = {f"layer{i + 1}": str(i) for i in range(4)}
+    outputs, channels = preset.num_outputs, preset.fpn_channels
+    network = TorchvisionMaskRCNN(
+        BackboneWithFPN(trunk, stages, list(preset.trunk_channels), channels),
+        rpn_anchor_generator=AnchorGenerator(preset.anchor_sizes, preset.anchor_ratios),
+        box_head=TwoMLPHead(channels * preset.box_roi_size**2, preset.box_hidden),
+        box_predictor=FastRCNNPredictor(preset.box_hidden, outputs),
+        mask_head=MaskRCNNHeads(channels, preset.mask_channels, 1),
+        mask_predictor=MaskRCNNPredictor(preset.mask_channels[-1], preset.mask_hidden, outputs),
+        min_size=preset.min_size,
+        max_size=preset.max_size,
+        image_mean=list(preset.mean),
+        image_std=list(preset.std),
+        rpn_pre_nms_top_n_test=preset.rpn_pre_nms,
+        rpn_post_nms_top_n_test=preset.rpn_post_nms,
+        rpn_nms_thresh=preset.rpn_nms,
+        box_score_thresh=preset.min_score,
+        box_nms_thresh=preset.nms,
+        box_detections_per_img=preset.max_detections,
+        **options,
+    )
+    # Detectron's start for this layer: masks begin undecided, not saturated.
+    nn.init.normal_(network.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.001)
+    return network
+
+
+def in_bfloat16(network: TorchvisionMaskRCNN) -> None:
+    """Runs the layers in bfloat16 and everything between them in float32.
+
+    Boxes, deltas and pooling need more than bfloat16's 8 bits of mantissa: under a plain autocast of
+    the whole network they get no more, and mask AP falls by about a point.
+    """
+    roi = network.roi_heads
+    for module in (
+        network.backbone,
+        network.rpn.head,
+        roi.box_head,
+        roi.box_predictor,
+        roi.mask_head,
+        roi.mask_predictor,
+    ):
+        module.forward = _autocast(module.forward)  # type: ignore[method-assign]
+
+
+def _autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return _float(forward(*args, **kwargs))
+
+    return run
+
+
+def _float(value: Any) -> Any:
+    """Every tensor in lists, tuples and dicts as float32."""
+    if isinstance(value, Tensor):
+        return value.float()
+    if isinstance(value, dict):
+        return type(value)((k, _float(v)) for k, v in value.items())
+    return type(value)(_float(v) for v in value)
+
+
+class Average:
+    """Exponential moving average of a network's parameters and buffers.
+
+    The average of the last few hundred steps is better than any one of them, most of all for a short
+    schedule (Polyak averaging; the warm-up of the decay is TensorFlow's `ExponentialMovingAverage`).
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.state = {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Takes in the network as it is after one more step."""
+        self.steps += 1
+        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for key, value in network.state_dict().items():
+            if value.is_floating_point():
+                self.state[key].lerp_(value, weight)
+            else:
+                self.state[key].copy_(value)

@@ -1,0 +1,72 @@
+"""Images to network input: size rule, bilinear resize, normalisation, padding.
+
+The padded shape of an image depends on that image alone, never on its neighbours in a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.preset import Preset
+
+
+def resized_size(height: int, width: int, preset: Preset) -> tuple[int, int]:
+    """Height and width at which the network sees an image: torchvision's rule.
+
+    The shorter side becomes `min_size` unless the longer would exceed `max_size`; fractions are cut.
+    """
+    scale = min(preset.min_size / min(height, width), preset.max_size / max(height, width))
+    return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+
+
+def padded_size(size: tuple[int, int], preset: Preset) -> tuple[int, int]:
+    """The resized height and width, rounded up to whole multiples of the coarsest trunk stride."""
+    step = preset.pad_multiple
+    return math.ceil(size[0] / step) * step, math.ceil(size[1] / step) * step
+
+
+def shrink(image: Tensor, preset: Preset) -> Tensor:
+    """An image no larger than the network wants it; smaller ones as they are.
+
+    Lets the reader of an image send on fewer pixels. Enlarging is left to the network's side.
+
+    Args:
+        image: uint8 (H, W, 3).
+
+    Returns:
+        uint8 (h, w, 3): `resized_size` rounded to whole grey levels, or the image itself.
+    """
+    height, width = image.shape[:2]
+    size = resized_size(height, width, preset)
+    if size[0] * size[1] >= height * width:
+        return image
+    pixels = F.interpolate(image.permute(2, 0, 1)[None].float(), size, mode="bilinear")
+    return pixels[0].round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def to_input(
+    images: Sequence[Tensor], sizes: Sequence[tuple[int, int]], preset: Preset, device: torch.device
+) -> Tensor:
+    """One batch for the network.
+
+    Args:
+        images: uint8 (h, w, 3) RGB, any sizes whose `padded_size` is the same.
+        sizes: the resized height and width of each.
+
+    Returns:
+        float32 (B, 3, H, W): normalised, then resized, then padded with zeros at the right and bottom.
+    """
+    mean = torch.tensor(preset.mean, device=device)[:, None, None]
+    std = torch.tensor(preset.std, device=device)[:, None, None]
+    batch = torch.zeros(len(images), 3, *padded_size(sizes[0], preset), device=device)
+    for row, image, (height, width) in zip(batch, images, sizes, strict=True):
+        pixels = (image.to(device).permute(2, 0, 1).float() / 255 - mean) / std
+        if pixels.shape[1:] != (height, width):
+            pixels = F.interpolate(pixels[None], (height, width), mode="bilinear")[0]
+        row[:, :height, :width] = pixels
+    return batch

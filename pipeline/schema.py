@@ -1,0 +1,54 @@
+"""The two tables of an output, column by column, and the id that joins them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pyarrow as pa
+
+VERSION = 1
+METADATA_KEY = b"maskfleet"  # of the Parquet files: JSON of `describe`
+
+RESULTS = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("width", pa.int32()),  # pixels of the stored image; null if never decoded
+        pa.field("height", pa.int32()),
+        pa.field("error", pa.string()),  # null: segmented; else "Class: reason"
+        pa.field("category_id", pa.list_(pa.int16())),
+        pa.field("category", pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+        pa.field("score", pa.list_(pa.float32())),  # descending
+        pa.field("bbox", pa.list_(pa.list_(pa.float32(), 4))),  # x, y, width, height; original pixels
+        pa.field("area", pa.list_(pa.int64())),  # mask pixels
+        pa.field("rle", pa.list_(pa.string())),  # COCO compressed counts; size is [height, width]
+    ]
+)
+
+CATALOG = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("container", pa.string(), nullable=False),  # URL of the object that holds the bytes
+        pa.field("offset", pa.int64(), nullable=False),  # bytes from its start
+        pa.field("length", pa.int64(), nullable=False),  # bytes
+    ]
+)
+
+
+def image_id(uri: str) -> int:
+    """A stable id of an image's address: the first 63 bits of its BLAKE2b, so never negative."""
+    return int.from_bytes(hashlib.blake2b(uri.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def described(schema: pa.Schema, description: dict[str, Any]) -> pa.Schema:
+    """The schema with a description in its metadata (schema version, classes, weights, thresholds)."""
+    text = json.dumps({"schema_version": VERSION, **description})
+    return schema.with_metadata({METADATA_KEY: text.encode()})
+
+
+def description_of(schema: pa.Schema) -> dict[str, Any]:
+    """What `described` put there; empty if nothing did."""
+    return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))

@@ -1,0 +1,121 @@
+"""One way to every store: fsspec, wrapped for Arrow where Arrow wants a filesystem.
+
+Errors of a store become one line that names the address and the remedy, without its credentials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import pyarrow.fs as pafs
+
+from pipeline.errors import InputError
+
+EXTRAS = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """An address and the filesystem it is on. Picklable: workers open the store anew.
+
+    Attributes:
+        url: with its protocol (`s3://bucket/key`), or an absolute local path.
+        options: fsspec storage options, beyond what the environment says.
+    """
+
+    url: str
+    options: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def protocol(self) -> str:
+        """`file` for a local path."""
+        return self.url.split("://", 1)[0] if "://" in self.url else "file"
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        """The filesystem; fsspec keeps one instance a process and set of options.
+
+        Raises:
+            InputError: the protocol is unknown or its package is not installed.
+        """
+        try:
+            if self.protocol == "s3":
+                return fsspec.filesystem("s3", **{"config_kwargs": S3_TIMEOUTS} | self.options)
+            if self.protocol == "file":
+                return fsspec.filesystem("file", auto_mkdir=True)
+            return fsspec.filesystem(self.protocol, **self.options)
+        except ImportError:
+            package = EXTRAS.get(self.protocol, f"the fsspec package for {self.protocol}")
+            raise InputError(f"{self.url}: this kind of storage needs {package}: pip install {package}") from None
+        except ValueError as error:
+            raise InputError(f"{self.url}: {error}") from None
+
+    @property
+    def path(self) -> str:
+        """The address as the filesystem wants it, without the protocol and a trailing slash."""
+        return str(self.fs._strip_protocol(self.url)).rstrip("/")
+
+    def join(self, *parts: str) -> Place:
+        """An address below this one."""
+        return Place("/".join([self.url.rstrip("/"), *parts]), self.options)
+
+    def arrow(self) -> pafs.FileSystem:
+        """The filesystem for Arrow and Ray Data. pyarrow's own S3 ignores AWS_ENDPOINT_URL; s3fs does not."""
+        if self.protocol == "file":
+            return pafs.LocalFileSystem()
+        return pafs.PyFileSystem(pafs.FSSpecHandler(self.fs))
+
+    def url_of(self, path: str) -> str:
+        """The URL of a path that this filesystem listed."""
+        return path if self.protocol == "file" else f"{self.protocol}://{path.lstrip('/')}"
+
+
+# A store that cannot be reached should be reported in seconds, and a slow one survived.
+S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
+
+
+def place(url: str | os.PathLike[str], options: dict[str, Any] | None = None) -> Place:
+    """The place a user named: any fsspec URL, or a local path (made absolute)."""
+    text = os.fspath(url)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    if "://" not in text:
+        text = os.path.abspath(os.path.expanduser(text))
+    return Place(text.rstrip("/") or "/", options or {})
+
+
+def explain(where: str, error: BaseException) -> InputError:
+    """A store's error as one line with a remedy."""
+    text = _redact(f"{type(error).__name__}: {error}")
+    code = str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+    if isinstance(error, PermissionError) or code in (
+        "403",
+        "AccessDenied",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+    ):
+        remedy = "access denied: check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...) and the bucket's policy"
+    elif "NoCredentials" in text or "Unable to locate credentials" in text:
+        remedy = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
+    elif isinstance(error, FileNotFoundError):
+        remedy = "no such bucket, prefix or folder: check the spelling"
+    elif isinstance(error, ConnectionError | TimeoutError | asyncio.TimeoutError) or re.search(
+        "EndpointConnection|ConnectTimeout|ConnectionClosed|ClientConnector|Could not connect", text
+    ):
+        remedy = "cannot be reached: check the network and AWS_ENDPOINT_URL_S3"
+    else:
+        remedy = "cannot be read"
+    return InputError(f"{where}: {remedy} ({text})")
+
+
+def _redact(text: str) -> str:
+    """The text on one line, without what a store's error may quote of a credential."""
+    text = re.sub(
+        r"(?i)((?:secret|token|signature|password|access_?key\w*|credential)[\"'=: ]+)[^\s,;&)]+", r"\1***", text
+    )
+    return " ".join(text.split())[:400]
