@@ -77,7 +77,7 @@ class MaskRCNN(nn.Module):
         # In float32 layers and memory stay as torchvision has them: folded weights and other kernels
         # round differently, and a network amplifies that to some thousandths of a pixel.
         self.dtype = dtype
-        return self.to(device=device, dtype=dtype, memory_format=self.layout)
+        return self.to(device=device, dtype=dtype).to(memory_format=self.layout)
 
     @property
     def device(self) -> torch.device:
@@ -96,8 +96,9 @@ class MaskRCNN(nn.Module):
             float32 (N,); labels int64 (N,); masks float32 (N, 28, 28).
         """
         features, objectness, deltas = self.dense(images)
-        grids = [tuple(f.shape[-2:]) for f in features[: self.preset.rpn_levels]]
-        proposals = propose(self.preset, objectness, deltas, grids, tuple(images.shape[-2:]), sizes)
+        grids = [(f.shape[2], f.shape[3]) for f in features[: self.preset.rpn_levels]]
+        padded = (images.shape[2], images.shape[3])
+        proposals = propose(self.preset, objectness, deltas, grids, padded, sizes)
         rois, scores, labels = self.detect(features, proposals, sizes)
         return rois, scores, labels, self.outline(features, rois, labels)
 

@@ -34,6 +34,8 @@ CATALOG = pa.schema(
         pa.field("container", pa.string(), nullable=False),  # URL of the object that holds the bytes
         pa.field("offset", pa.int64(), nullable=False),  # bytes from its start
         pa.field("length", pa.int64(), nullable=False),  # bytes
+        pa.field("version", pa.string(), nullable=False),  # of the container: etag, or time of change
+        pa.field("error", pa.string()),  # why the bytes cannot be read at all, if that is known already
     ]
 )
 

@@ -70,6 +70,26 @@ class Place:
             return pafs.LocalFileSystem()
         return pafs.PyFileSystem(pafs.FSSpecHandler(self.fs))
 
+    def put(self, data: bytes) -> None:
+        """Writes a small object so that no reader ever sees a part of it."""
+        if self.protocol != "file":
+            self.fs.pipe_file(self.path, data)  # one PUT, or a multipart upload: visible when complete
+            return
+        part = f"{self.path}.{os.getpid()}.part"
+        os.makedirs(os.path.dirname(part), exist_ok=True)
+        with open(part, "wb") as file:
+            file.write(data)
+        os.replace(part, self.path)
+
+    def list(self, suffix: str) -> list[Place]:
+        """Objects directly below this prefix whose name ends in `suffix`, in order; none if it does not exist."""
+        self.fs.invalidate_cache(self.path)
+        try:
+            names = self.fs.ls(self.path, detail=False)
+        except FileNotFoundError:
+            return []
+        return [Place(self.url_of(n), self.options) for n in sorted(names) if n.endswith(suffix)]
+
     def url_of(self, path: str) -> str:
         """The URL of a path that this filesystem listed."""
         return path if self.protocol == "file" else f"{self.protocol}://{path.lstrip('/')}"

@@ -76,7 +76,7 @@ def in_bfloat16(network: TorchvisionMaskRCNN) -> None:
         roi.mask_head,
         roi.mask_predictor,
     ):
-        module.forward = _autocast(module.forward)  # type: ignore[method-assign]
+        module.forward = _autocast(module.forward)
 
 
 def _autocast(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,33 @@
+# The whole vocabulary of the project. Each target sets up what it needs: Python 3.11+ and pip are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint bench clean
+
+demo: $(READY)  ## the main job on real images from a real local S3, and a picture of the result
+	$(BIN)/maskfleet demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## the figures of BENCHMARKS.md
+	$(BIN)/maskfleet benchmark model
+	$(BIN)/maskfleet benchmark rle
+	$(BIN)/maskfleet benchmark rle --height 3000 --width 4000
+
+clean:
+	rm -rf $(VENV) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (torch is large: some minutes the first time)"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Maskfleet needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

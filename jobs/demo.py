@@ -1,0 +1,124 @@
+"""`maskfleet demo`: the main job on shipped real images, from a real S3 server on this machine."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from s3fs import S3FileSystem
+
+from jobs import evaluate, query, status
+from jobs.console import console, err, errors_to_exit
+from jobs.display import Display
+from jobs.picture import draw
+from jobs.s3_server import S3Server
+from pipeline.job import Options, run
+from pipeline.storage import place
+
+DATA = Path(__file__).parent / "demo_data"
+SHARDED = 32  # images that go into two tar shards; the rest are uploaded as they are
+QUERY = """
+select regexp_extract(uri, '[^/#]+$')[:12] as image, count(*) as nuclei, round(avg(area)) as mean_area,
+       round(avg(score), 3) as mean_score
+from instances where score >= 0.5 group by 1 order by nuclei desc limit 5
+"""
+
+
+@errors_to_exit
+def demo(
+    to: Annotated[Path, typer.Option(help="Folder for the picture and a copy of the results.")] = Path("demo-output"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many of the 48 images.")] = None,
+) -> None:
+    """Segment 48 microscope images from a local S3 server, query the result, measure it, draw it.
+
+    Everything is real: the server (SeaweedFS, on loopback, gone afterwards), the images (CC0, shipped with their
+    hand-made masks), the network and the job. It takes a minute or two.
+    """
+    with _terminated_politely(), S3Server() as server, _environment(server.environment):
+        _demo(server.filesystem(), to, limit)
+
+
+def _demo(s3: S3FileSystem, to: Path, limit: int | None) -> None:
+    images = sorted((DATA / "images").iterdir())[:limit]
+    _say(f"a real S3 server is up at {s3.endpoint_url}; uploading {len(images)} images: two tar shards, the rest loose")
+    _upload(s3, images)
+    output = place("s3://demo/masks")
+    _say("maskfleet segment s3://demo/shards s3://demo/plates s3://demo/masks")
+    inputs = [p for p in ("s3://demo/shards", "s3://demo/plates") if s3.exists(p)]
+    with Display() as display:
+        run(Options(tuple(place(p) for p in inputs), output), display)
+    _say("maskfleet status s3://demo/masks")
+    status.status(output.url)
+    _say(f'maskfleet query s3://demo/masks "{" ".join(QUERY.split())}"')
+    query.query(output.url, QUERY)
+    _say("maskfleet evaluate s3://demo/masks annotations.json")
+    evaluate.evaluate(output.url, DATA / "annotations.json")
+    picture = to / "nuclei.png"
+    drawn = draw(output, picture)
+    results = to / "masks" / "results"
+    shutil.rmtree(results, ignore_errors=True)
+    s3.get("demo/masks/results", str(results), recursive=True)
+    console.print()
+    console.print(f"picture  {picture} ({drawn} nuclei outlined)", soft_wrap=True)
+    console.print(f'results  {to / "masks"}: maskfleet query {to / "masks"} "select * from images"', soft_wrap=True)
+
+
+def _upload(s3: S3FileSystem, images: list[Path]) -> None:
+    """The images into the bucket `demo`: shards/ (two tars) and plates/ (files)."""
+    s3.mkdir("demo")
+    for number, members in enumerate((images[: SHARDED // 2], images[SHARDED // 2 : SHARDED])):
+        if members:
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w") as tar:
+                for path in members:
+                    tar.add(path, arcname=path.name)
+            s3.pipe_file(f"demo/shards/nuclei-{number:03d}.tar", buffer.getvalue())
+    for path in images[SHARDED:]:
+        s3.pipe_file(f"demo/plates/{path.name}", path.read_bytes())
+
+
+def _say(text: str) -> None:
+    err.print(f"\n[bold cyan]▸[/] {text}", soft_wrap=True)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the time of the demo; Ray's workers inherit them."""
+    before = {k: os.environ.get(k) for k in (*variables, "AWS_PROFILE", "AWS_SESSION_TOKEN")}
+    for key in before:
+        os.environ.pop(key, None)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
+
+
+@contextmanager
+def _terminated_politely() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does: through the clean-up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> Any:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    typer.run(demo)

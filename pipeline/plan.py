@@ -1,0 +1,59 @@
+"""The Ray Data plan: catalog rows in at the top, Parquet out at the bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from model.preset import Preset
+from pipeline.catalog import Slice
+from pipeline.cluster import Resources
+from pipeline.decode import Decode
+from pipeline.encode import Encode
+from pipeline.fetch import Fetch
+from pipeline.progress import Progress
+from pipeline.segment import Network, Segment
+from pipeline.source import CatalogSource
+from pipeline.storage import Place
+
+
+def execute(
+    output: Place,
+    work: Sequence[Slice],
+    network: Network,
+    preset: Preset,
+    description: dict[str, Any],
+    resources: Resources,
+    progress: Progress,
+    max_pixels: int,
+    rows_per_file: int,
+) -> None:
+    """Runs the job to its end; see the stages for what a row is between them."""
+    light = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": resources.task_cpus, "zero_copy_batch": True}
+    dataset = ray.data.read_datasource(
+        CatalogSource(output, work),
+        override_num_blocks=len(work),
+        num_cpus=resources.task_cpus,
+    )
+    dataset = dataset.map_batches(Fetch(output.options, progress), **light)
+    dataset = dataset.map_batches(Decode(preset, max_pixels, progress), **light)
+    dataset = dataset.map_batches(
+        Segment,
+        fn_constructor_args=(network, resources.threads, progress),
+        compute=resources.pool,
+        batch_format="pyarrow",
+        batch_size=resources.batch_size,
+        num_gpus=resources.num_gpus or None,
+        num_cpus=resources.num_cpus,
+    )
+    dataset = dataset.map_batches(Encode(preset, description, progress), **light)
+    results = output.join("results")
+    dataset.write_parquet(
+        results.path,
+        filesystem=results.arrow(),
+        compression="zstd",
+        min_rows_per_file=rows_per_file,
+        ray_remote_args={"num_cpus": resources.task_cpus},
+    )

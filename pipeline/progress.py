@@ -1,0 +1,72 @@
+"""Counts of a running job, for whoever watches. Display only: the account is kept in storage."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import ray
+
+
+@dataclass
+class Totals:
+    """What has been seen so far. A stage's seconds are summed over all workers."""
+
+    images: int = 0
+    instances: int = 0
+    errors: Counter[str] = field(default_factory=Counter)  # by kind: the error's text before the colon
+    seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))  # by stage
+    passed: Counter[str] = field(default_factory=Counter)  # images by stage
+
+
+class _Board:
+    """Adds up what the workers report."""
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+
+    def finished(self, images: int, instances: int, errors: Counter[str]) -> None:
+        self.totals.images += images
+        self.totals.instances += instances
+        self.totals.errors += errors
+
+    def stage(self, name: str, images: int, seconds: float) -> None:
+        self.totals.seconds[name] += seconds
+        self.totals.passed[name] += images
+
+    def read(self) -> Totals:
+        return self.totals
+
+
+class Progress:
+    """A handle to the counts that stages can carry to their workers. Reports are not waited for."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    @classmethod
+    def start(cls) -> Progress:
+        """Counts at zero, on the node of the driver."""
+        return cls(ray.remote(num_cpus=0)(_Board).remote())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Counter[str]]:
+        """Times a piece of a stage's work; count its images in what this yields."""
+        began, passed = time.perf_counter(), Counter[str]()
+        yield passed
+        self._board.stage.remote(name, passed["images"], time.perf_counter() - began)
+
+    def finished(self, rows: list[dict[str, Any]]) -> None:
+        """Counts rows that are about to be written."""
+        errors = Counter(row["error"].split(":")[0] for row in rows if row["error"] is not None)
+        self._board.finished.remote(len(rows), sum(len(row["score"] or ()) for row in rows), errors)
+
+    def read(self) -> Totals:
+        """The counts now."""
+        board: Any = self._board
+        return ray.get(board.read.remote())

@@ -1,0 +1,236 @@
+"""The main job as a user runs it: a process, a folder or a bucket in, Parquet out."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from s3fs import S3FileSystem
+
+from model import load_model
+from pipeline.schema import RESULTS, description_of
+
+pytestmark = pytest.mark.slow
+
+
+def maskfleet(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own."""
+    command = [sys.executable, "-m", "jobs.main", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def segment(*arguments: object) -> dict:
+    """Runs `maskfleet segment --json` and gives its record."""
+    return json.loads(maskfleet("segment", *arguments, "--json").stdout)
+
+
+def results(output: Path) -> list[dict]:
+    return pads.dataset(str(output / "results"), format="parquet").to_table().sort_by("uri").to_pylist()
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory, nuclei: Path, photos: Path) -> tuple[Path, Path, dict]:
+    """A folder of good and bad images, segmented once: (inputs, output, record)."""
+    folder, output = tmp_path_factory.mktemp("mixed"), tmp_path_factory.mktemp("out") / "masks"
+    source = sorted(p for p in nuclei.iterdir() if p.stat().st_size < 60_000)[0]
+    image = Image.open(source).convert("RGB")
+    shutil.copy(source, folder / "good.png")
+    image.convert("L").save(folder / "grey.png")
+    image.quantize(64).save(folder / "palette.png")
+    image.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
+    Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 200).save(folder / "sixteen.png")
+    (folder / "truncated.jpg").write_bytes(next(photos.glob("*.jpg")).read_bytes()[:20_000])
+    (folder / "zero.jpg").touch()
+    (folder / "text.jpg").write_text("This is no picture.")
+    return folder, output, segment(folder, output)
+
+
+def test_each_image_is_one_row_with_masks_or_a_reason(mixed: tuple[Path, Path, dict]) -> None:
+    folder, output, record = mixed
+    rows = {Path(r["uri"]).name: r for r in results(output)}
+    assert sorted(rows) == sorted(p.name for p in folder.iterdir())
+    errors = {name: r["error"] for name, r in rows.items() if r["error"]}
+    assert sorted(errors) == ["text.jpg", "truncated.jpg", "zero.jpg"]
+    assert errors["zero.jpg"].startswith("EmptyFile: ")
+    assert errors["text.jpg"].startswith("NotAnImage: ")
+    assert errors["truncated.jpg"].startswith("DamagedImage: ")
+    assert record["errors"] == {"EmptyFile": 1, "NotAnImage": 1, "DamagedImage": 1}
+    for name, row in rows.items():
+        if name in errors:
+            assert all(row[c] is None for c in ("category_id", "category", "score", "bbox", "area", "rle"))
+            continue
+        assert row["score"], name
+        assert row["score"] == sorted(row["score"], reverse=True)
+        for counts, area, (x, y, w, h) in zip(row["rle"], row["area"], row["bbox"], strict=True):
+            mask = coco_mask.decode({"size": [row["height"], row["width"]], "counts": counts})
+            assert mask.shape == (row["height"], row["width"])
+            assert mask.sum() == area
+            inside = mask[max(0, int(y) - 2) : int(y + h) + 3, max(0, int(x) - 2) : int(x + w) + 3]
+            assert inside.sum() == area
+
+
+def test_files_have_the_schema_and_say_what_made_them(mixed: tuple[Path, Path, dict]) -> None:
+    schema = pads.dataset(str(mixed[1] / "results"), format="parquet").schema
+    assert schema.remove_metadata().equals(RESULTS)
+    description = description_of(schema)
+    assert description["schema_version"] == 1
+    assert description["classes"] == {"1": "nucleus"}
+    assert len(description["weights_sha256"]) == 64
+
+
+def test_a_row_is_what_the_network_predicts(mixed: tuple[Path, Path, dict]) -> None:
+    folder, output, _ = mixed
+    row = next(r for r in results(output) if r["uri"].endswith("good.png"))
+    found = load_model("nuclei").predict([np.asarray(Image.open(folder / "good.png").convert("RGB")).copy()])[0]
+    assert len(found) == len(row["score"])
+    np.testing.assert_allclose(row["score"], found.scores.numpy(), atol=1e-5)
+    corners = [[x, y, x + w, y + h] for x, y, w, h in row["bbox"]]
+    np.testing.assert_allclose(corners, found.boxes.numpy(), atol=1e-3)
+
+
+def test_again_does_nothing_and_three_more_images_are_three(mixed: tuple[Path, Path, dict], nuclei: Path) -> None:
+    folder, output, _ = mixed
+    before = {p.name: p.read_bytes() for p in (output / "results").iterdir()}
+    said = maskfleet("segment", folder, output).stdout
+    assert "nothing to do" in said
+    assert {p.name: p.read_bytes() for p in (output / "results").iterdir()} == before
+    for path in sorted(p for p in nuclei.iterdir() if p.stat().st_size < 60_000)[1:4]:
+        shutil.copy(path, folder)
+    record = segment(folder, output)
+    assert (record["images_before"], record["images_to_do"], record["done"], record["left"]) == (8, 3, 11, 0)
+    uris = [r["uri"] for r in results(output)]
+    assert len(uris) == len(set(uris)) == 11
+
+
+def test_other_settings_on_the_same_output_are_refused(mixed: tuple[Path, Path, dict]) -> None:
+    folder, output, _ = mixed
+    done = maskfleet("segment", folder, output, "--min-score", "0.9", check=False)
+    assert done.returncode == 1
+    assert "min_score 0.05 -> 0.9" in done.stderr
+
+
+def test_s3_tars_and_loose_files(plate: Path, bucket: tuple[S3FileSystem, str]) -> None:
+    s3, name = bucket
+    images = sorted(plate.iterdir())
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in images[:4]:
+            tar.add(path, arcname=f"w1/{path.name}")
+    s3.pipe_file(f"{name}/shards/a-000.tar", buffer.getvalue())
+    for path in images[4:]:
+        s3.pipe_file(f"{name}/plates/ü {path.name}", path.read_bytes())
+    output = f"s3://{name}/masks"
+    record = segment(f"s3://{name}/shards/a-{{000..000}}.tar", f"s3://{name}/plates", output)
+    assert (record["done"], record["failed"], record["catalogued"]) == (6, 0, 6)
+    files = [f for f in s3.find(f"{name}/masks/results") if f.endswith(".parquet")]
+    table = pads.dataset(files, filesystem=pa.fs.PyFileSystem(pa.fs.FSSpecHandler(s3)), format="parquet").to_table()
+    uris = {f"s3://{name}/shards/a-000.tar#w1/{p.name}" for p in images[:4]}
+    uris |= {f"s3://{name}/plates/ü {p.name}" for p in images[4:]}
+    assert set(table["uri"].to_pylist()) == uris
+    assert segment(f"s3://{name}/plates", output)["images_to_do"] == 0
+    text = json.dumps(record) + str(table.schema.metadata)
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in text
+
+
+def test_a_killed_job_continues_and_each_image_is_there_once(nuclei: Path, tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    source = sorted(p for p in nuclei.iterdir() if p.stat().st_size < 60_000)[:16]
+    for copy in range(6):
+        for path in source:
+            shutil.copy(path, folder / f"{copy}-{path.name}")
+    command = [sys.executable, "-m", "jobs.main", "segment", str(folder), str(output)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    committed = output / "_checkpoint"
+    while not (committed.exists() and any(".pending" not in p.name for p in committed.iterdir())):
+        assert process.poll() is None, "the job ended before it could be killed"
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    time.sleep(3)  # Ray's own processes notice that their driver is gone
+    at_kill = pads.dataset(str(output / "results"), format="parquet").count_rows()
+    assert 0 < at_kill < 96
+    record = segment(folder, output)
+    assert record["images_before"] + record["images_to_do"] == record["done"] == 96
+    uris = [r["uri"] for r in results(output)]
+    assert sorted(uris) == sorted(str(p) for p in folder.iterdir())
+    assert not [p for p in committed.iterdir() if ".pending" in p.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "status"),
+    [
+        (["{missing}", "{out}"], "no such file, folder or prefix", 1),
+        (["{empty}", "{out}"], "no images or tar shards here", 1),
+        (["{plate}", "{out}", "--weights", "resnet"], "no weights named 'resnet' and no such file; shipped: nuclei", 1),
+        (["{plate}", "{out}", "--weights", "{text}"], "neither safetensors nor a torch checkpoint", 1),
+        (["{plate}", "{out}", "--precision", "fp8"], "precision 'fp8' is none of auto", 1),
+        (["{plate}", "{out}", "--workers", "many"], "give a number or MIN,MAX", 2),
+        (["{plate}"], "name at least one INPUT and, last, the OUTPUT", 2),
+        (["{plate}", "/proc/nowhere/out"], "/proc/nowhere/out", 1),
+        (["ftpx://host/x", "{out}"], "ftpx://host/x", 1),
+    ],
+)
+def test_wrong_input_is_one_line_before_ray(
+    arguments: list[str], message: str, status: int, plate: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("not weights, only words, and enough of them")
+    names = {k: str(tmp_path / k) for k in ("missing", "empty", "out", "text")} | {"plate": str(plate)}
+    done = maskfleet("segment", *(a.format(**names) for a in arguments), check=False)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "starting Ray" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
+
+
+@pytest.mark.parametrize("wrong", ["bucket", "secret", "endpoint"])
+def test_s3_that_cannot_be_used_is_one_line_without_the_secret(
+    wrong: str, bucket: tuple[S3FileSystem, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, name = bucket
+    if wrong == "secret":
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
+    if wrong == "endpoint":
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    url = "s3://no-such-bucket/x" if wrong == "bucket" else f"s3://{name}/x"
+    began = time.monotonic()
+    done = maskfleet("segment", url, tmp_path / "out", check=False)
+    expected = {"bucket": "no such", "secret": "access denied", "endpoint": "cannot be reached"}[wrong]
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert url in done.stderr
+    assert "Traceback" not in done.stderr
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in done.stderr
+    assert time.monotonic() - began < 120
+
+
+def test_interrupt_says_that_nothing_is_lost(plate: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.main", "segment", str(plate), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if "segmenting" in line:
+            break
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130, rest
+    assert "nothing finished is lost" in rest

@@ -1,0 +1,160 @@
+"""What the tests of the model room share: photos, networks that detect without training, torchvision's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from model import Detections, Preset
+from model.training.network import build_torchvision
+
+PHOTOS = Path(__file__).parents[1] / "data" / "photos"
+NAMES = {
+    "landscape": "000000401416.jpg",  # 640 x 480
+    "wide": "000000343937.jpg",  # 640 x 428
+    "portrait": "000000006818.jpg",  # 427 x 640
+    "small": "000000331352.jpg",  # 351 x 500
+    "square": "000000165518.jpg",  # 612 x 612
+}
+
+# A Mask R-CNN of basic blocks, small enough to run in milliseconds, with nothing left at its default.
+TINY = Preset(
+    name="tiny",
+    blocks=(1, 2, 1, 1),
+    trunk_channels=(16, 24, 32, 48),
+    trunk_widths=(16, 24, 32, 48),
+    stem=8,
+    bottleneck=False,
+    fpn_channels=32,
+    anchor_sizes=((12.0,), (24.0,), (48.0,), (96.0,), (192.0,)),
+    anchor_ratios=((0.4, 1.0, 2.5),) * 5,
+    rpn_pre_nms=300,
+    rpn_post_nms=200,
+    rpn_nms=0.6,
+    box_hidden=64,
+    mask_channels=(24, 32),
+    mask_hidden=16,
+    min_score=0.1,
+    nms=0.4,
+    max_detections=60,
+    category_ids=(3, 5, 8),
+    categories=("nucleus", "cell", "debris"),
+    min_size=128,
+    max_size=224,
+    mean=(0.4, 0.5, 0.6),
+    std=(0.3, 0.2, 0.25),
+)
+
+
+@pytest.fixture(scope="session")
+def photos() -> dict[str, np.ndarray]:
+    """uint8 (H, W, 3) RGB of five shapes."""
+    return {name: np.array(Image.open(PHOTOS / file).convert("RGB")) for name, file in NAMES.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Preset:
+    """The preset of `tiny_torchvision`."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_torchvision(photos: dict[str, np.ndarray]) -> TorchvisionMaskRCNN:
+    """torchvision's Mask R-CNN in the shape of `tiny`, random but detecting."""
+    torch.manual_seed(0)
+    return _calibrate(build_torchvision(TINY), photos["landscape"])
+
+
+@pytest.fixture(scope="session")
+def calibrate() -> Callable[[TorchvisionMaskRCNN, np.ndarray], TorchvisionMaskRCNN]:
+    """Makes a random network detect; see `_calibrate`."""
+    return _calibrate
+
+
+@pytest.fixture(scope="session")
+def torchvision_detections() -> Callable[[TorchvisionMaskRCNN, np.ndarray], Detections]:
+    """torchvision's own result for one image alone, its masks taken before it pastes them."""
+    return _torchvision_detections
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[[Detections, Detections], None]:
+    """That two results agree as closely as the project promises."""
+    return _assert_same
+
+
+def _pixels(image: np.ndarray) -> Tensor:
+    return torch.as_tensor(image).permute(2, 0, 1).float() / 255
+
+
+@torch.no_grad()
+def _calibrate(network: TorchvisionMaskRCNN, image: np.ndarray) -> TorchvisionMaskRCNN:
+    """Gives a random network the statistics of a trained one, in place, by one forward pass over an image.
+
+    Without it a random network finds nothing: activations shrink or explode layer by layer, and every
+    score is the same. Every normalisation takes the statistics of what reaches it, and the last layers
+    are scaled so that their outputs spread as those of a trained network do.
+    """
+    hooks = []
+
+    def fit_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3)) + 1e-3)
+
+    def fit_spread(deviation: float) -> Callable[..., Tensor | None]:
+        fitted = []
+
+        def hook(layer: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
+            if fitted:  # the RPN's head runs on every level; the finest, which comes first, decides
+                return None
+            fitted.append(True)
+            layer.bias.zero_()
+            layer.weight.mul_(deviation / layer.forward(*inputs).std())
+            return layer.forward(*inputs)
+
+        return hook
+
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(fit_norm))
+    for name, deviation in {
+        "rpn.head.cls_logits": 2.0,
+        "rpn.head.bbox_pred": 0.5,
+        "roi_heads.box_predictor.cls_score": 2.2,
+        "roi_heads.box_predictor.bbox_pred": 0.5,
+        "roi_heads.mask_predictor.mask_fcn_logits": 2.5,
+    }.items():
+        hooks.append(network.get_submodule(name).register_forward_hook(fit_spread(deviation)))
+    network.eval()([_pixels(image)])
+    for hook in hooks:
+        hook.remove()
+    return network
+
+
+@torch.inference_mode()
+def _torchvision_detections(network: TorchvisionMaskRCNN, image: np.ndarray) -> Detections:
+    # The steps of torchvision's GeneralizedRCNN.forward, but that the masks leave before `postprocess`.
+    batch, _ = network.transform([_pixels(image)])
+    features = network.backbone(batch.tensors)
+    proposals, _ = network.rpn(batch, features)
+    found, _ = network.roi_heads(features, proposals, batch.image_sizes)
+    masks = found[0].pop("masks")[:, 0]
+    (result,) = network.transform.postprocess(found, batch.image_sizes, [image.shape[:2]])
+    return Detections(result["boxes"], result["scores"], result["labels"], masks)
+
+
+def _assert_same(ours: Detections, reference: Detections) -> None:
+    assert len(ours) == len(reference)
+    assert torch.equal(ours.labels, reference.labels)
+    for field, tolerance in (("boxes", 1e-3), ("scores", 1e-5), ("masks", 1e-4)):
+        found, expected = getattr(ours, field), getattr(reference, field)
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance, msg=lambda m, f=field: f"{f}: {m}")

@@ -1,0 +1,255 @@
+"""The whole network against torchvision's, image by image, in float32.
+
+Random weights, calibrated so that they detect: parity does not need a trained network, only one whose
+scores, boxes and masks vary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco
+from torch import nn
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from model import Checkpoint, Detections, Preset, load_model, read_checkpoint
+from model.rle import encode
+
+Photos = dict[str, np.ndarray]
+Calibrate = Callable[[TorchvisionMaskRCNN, np.ndarray], TorchvisionMaskRCNN]
+Reference = Callable[[TorchvisionMaskRCNN, np.ndarray], Detections]
+AssertSame = Callable[[Detections, Detections], None]
+
+
+@dataclass
+class Network:
+    """torchvision's network and its checkpoint as a user would have it, on disk."""
+
+    torchvision: TorchvisionMaskRCNN
+    path: Path
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return read_checkpoint(self.path)
+
+
+def saved(network: TorchvisionMaskRCNN, path: Path) -> Network:
+    torch.save(network.state_dict(), path)
+    return Network(network, path)
+
+
+def resized(network: TorchvisionMaskRCNN, size: int, longest: int) -> None:
+    network.transform.min_size, network.transform.max_size = (size,), longest
+
+
+@pytest.fixture(scope="module", params=[0, 1], ids=["seed 0", "seed 1"])
+def r50(request: pytest.FixtureRequest, photos: Photos, calibrate: Calibrate, tmp_path_factory: Any) -> Network:
+    torch.manual_seed(request.param)
+    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    resized(network, 480, 800)
+    calibrate(network, photos["landscape"])
+    return saved(network, tmp_path_factory.mktemp("r50") / "weights.pth")
+
+
+@pytest.mark.slow
+def test_r50_at_full_size(r50: Network, photos: Photos, torchvision_detections: Reference, assert_same: AssertSame):
+    """800/1333, a list of mixed shapes of which two share a batch, each against torchvision alone."""
+    resized(r50.torchvision, 800, 1333)
+    images = [photos["landscape"], photos["portrait"], photos["landscape"][:, ::-1].copy()]
+    found = load_model(r50.path, precision="fp32", device="cpu").predict(images)
+    for ours, image in zip(found, images, strict=True):
+        reference = torchvision_detections(r50.torchvision, image)
+        assert len(reference) >= 36
+        assert len(reference.labels.unique()) >= 3
+        assert reference.masks.std() > 0.2
+        assert_same(ours, reference)
+
+
+@pytest.mark.slow
+def test_r50_alone_and_among_changing_neighbours(
+    r50: Network, photos: Photos, torchvision_detections: Reference, assert_same: AssertSame
+) -> None:
+    resized(r50.torchvision, 320, 533)
+    network = load_model(r50.checkpoint, precision="fp32", device="cpu", min_size=320, max_size=533)
+    crop = photos["square"][:459]  # 612 x 459: in the padded shape of the 640 x 480 photo
+    references = {name: torchvision_detections(r50.torchvision, photos[name]) for name in ("landscape", "small")}
+    references["crop"] = torchvision_detections(r50.torchvision, crop)
+    assert all(len(reference) >= 36 for reference in references.values())
+
+    (alone,) = network.predict([photos["landscape"]])
+    assert_same(alone, references["landscape"])
+    together = network.predict([crop, photos["landscape"], photos["small"]])
+    for ours, name in zip(together, ("crop", "landscape", "small"), strict=True):
+        assert_same(ours, references[name])
+    # Other neighbours, another place in the batch, and one image a batch: still the same.
+    other = network.predict([photos["landscape"], 255 - crop, photos["portrait"]])
+    assert_same(other[0], references["landscape"])
+    single = network.predict([crop, photos["landscape"]], batch_size=1)
+    assert_same(single[0], references["crop"])
+    assert_same(single[1], references["landscape"])
+
+
+def test_r50_ends_as_torchvisions_pasted_masks(r50: Network, photos: Photos) -> None:
+    """End to end: our RLE of an image decodes to what torchvision's own forward pass pastes."""
+    resized(r50.torchvision, 256, 256)
+    image = photos["small"]
+    network = load_model(r50.checkpoint, precision="fp32", device="cpu", min_size=256, max_size=256)
+    (found,) = network.predict([image])
+    with torch.inference_mode():
+        (reference,) = r50.torchvision([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
+    height, width = image.shape[:2]
+    assert len(found) == len(reference["masks"]) >= 36
+    counts = encode(found.masks, found.boxes, height, width)
+    masks = np.asfortranarray((reference["masks"][:, 0] > 0.5).numpy().transpose(1, 2, 0).astype(np.uint8))
+    overlap = coco.iou([{"size": [height, width], "counts": c} for c in counts], coco.encode(masks), [0] * len(counts))
+    filled = masks.any((0, 1))
+    assert filled.sum() >= 30
+    assert (np.diagonal(overlap)[filled] >= 0.999).all()
+
+
+def assert_parity(
+    network: TorchvisionMaskRCNN,
+    path: Path,
+    images: list[np.ndarray],
+    reference: Reference,
+    assert_same: AssertSame,
+    **overrides: Any,
+) -> Preset:
+    """Saves, loads and compares; returns the preset that was read off the shapes."""
+    stored = saved(network, path)
+    ours = load_model(stored.path, precision="fp32", device="cpu", **overrides)
+    for found, image in zip(ours.predict(images), images, strict=True):
+        expected = reference(network, image)
+        assert len(expected) >= 12
+        assert_same(found, expected)
+    return stored.checkpoint.preset
+
+
+@pytest.mark.slow
+def test_r101_with_frozen_normalisation(
+    photos: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
+) -> None:
+    """As torchvision builds it for anything but its own COCO weights: FrozenBatchNorm2d, epsilon 1e-5."""
+    torch.manual_seed(2)
+    backbone = resnet_fpn_backbone(backbone_name="resnet101", weights=None, norm_layer=FrozenBatchNorm2d)
+    network = calibrate(TorchvisionMaskRCNN(backbone, 21, min_size=256, max_size=256), photos["landscape"])
+    images = [photos["landscape"], photos["square"]]
+    sizes = {"min_size": 256, "max_size": 256}
+    preset = assert_parity(network, tmp_path / "r101.pth", images, torchvision_detections, assert_same, **sizes)
+    assert preset.blocks == (3, 4, 23, 3)
+    assert preset.frozen_bn
+    assert preset.bn_eps == 1e-5
+
+
+@pytest.mark.slow
+def test_r50_with_frozen_normalisation_of_epsilon_zero(
+    photos: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
+) -> None:
+    """As torchvision runs its own COCO weights. The variances are as small as an epsilon, so that it shows."""
+    torch.manual_seed(3)
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d)
+    network = TorchvisionMaskRCNN(backbone, 91, min_size=256, max_size=256)
+    overwrite_eps(network, 0.0)
+    network = calibrate(network, photos["landscape"])
+    body = network.backbone.body
+    body.conv1.weight.data *= 0.01
+    body.bn1.running_mean *= 0.01
+    body.bn1.running_var *= 1e-4
+    assert body.bn1.running_var.median() < 1e-3
+    images = [photos["landscape"]]
+    sizes = {"min_size": 256, "max_size": 256}
+    preset = assert_parity(network, tmp_path / "r50.pth", images, torchvision_detections, assert_same, **sizes)
+    assert preset.bn_eps == 0.0
+    (wrong,) = load_model(tmp_path / "r50.pth", precision="fp32", device="cpu", bn_eps=1e-5, **sizes).predict(images)
+    with pytest.raises(AssertionError):
+        assert_same(wrong, torchvision_detections(network, images[0]))
+
+
+def test_r18_with_other_classes_anchors_and_thresholds(
+    photos: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
+) -> None:
+    """Basic blocks, and every setting that leaves no trace in a state dict given as an override."""
+    torch.manual_seed(4)
+    sizes, ratios = ((16.0,), (32.0,), (64.0,), (128.0,), (300.0,)), ((0.3, 1.0, 3.0),) * 5
+    network = TorchvisionMaskRCNN(
+        resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d),
+        num_classes=4,
+        min_size=192,
+        max_size=300,
+        image_mean=[0.5, 0.4, 0.3],
+        image_std=[0.2, 0.3, 0.4],
+        rpn_anchor_generator=AnchorGenerator(sizes, ratios),
+        rpn_pre_nms_top_n_test=300,
+        rpn_post_nms_top_n_test=200,
+        rpn_nms_thresh=0.6,
+        box_score_thresh=0.2,
+        box_nms_thresh=0.3,
+        box_detections_per_img=40,
+    )
+    calibrate(network, photos["landscape"])
+    preset = assert_parity(
+        network,
+        tmp_path / "r18.pth",
+        list(photos.values()),
+        torchvision_detections,
+        assert_same,
+        min_size=192,
+        max_size=300,
+        mean=[0.5, 0.4, 0.3],
+        std=[0.2, 0.3, 0.4],
+        anchor_sizes=sizes,
+        anchor_ratios=ratios,
+        rpn_pre_nms=300,
+        rpn_post_nms=200,
+        rpn_nms=0.6,
+        min_score=0.2,
+        nms=0.3,
+        max_detections=40,
+    )
+    assert preset.num_outputs == 4
+    assert not preset.bottleneck
+    assert preset.blocks == (2, 2, 2, 2)
+
+
+def test_a_resnext_trunk(
+    photos: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    backbone = resnet_fpn_backbone(backbone_name="resnext50_32x4d", weights=None, norm_layer=nn.BatchNorm2d)
+    network = calibrate(TorchvisionMaskRCNN(backbone, 6, min_size=192, max_size=256), photos["landscape"])
+    images = [photos["portrait"], photos["small"]]
+    same = partial(assert_parity, network, tmp_path / "x50.pth", images, torchvision_detections, assert_same)
+    preset = same(min_size=192, max_size=256)
+    assert preset.groups == 32
+    assert preset.trunk_widths == (128, 256, 512, 1024)
+
+
+def test_a_preset_of_other_widths(
+    tiny: Preset,
+    tiny_torchvision: TorchvisionMaskRCNN,
+    photos: Photos,
+    torchvision_detections: Reference,
+    assert_same: AssertSame,
+) -> None:
+    """Nothing at its default: the checkpoint's own preset says it all."""
+    checkpoint = Checkpoint(tiny_torchvision.state_dict(), tiny, "", {})
+    network = load_model(checkpoint, precision="fp32", device="cpu")
+    images = [*photos.values(), photos["wide"][:, ::-1].copy(), photos["wide"][:5], photos["small"][:, :4]]
+    counts = []
+    for found, image in zip(network.predict(images, batch_size=3), images, strict=True):
+        reference = torchvision_detections(tiny_torchvision, image)
+        assert_same(found, reference)
+        counts.append(len(reference))
+    assert min(counts[:5]) >= 10

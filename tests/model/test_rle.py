@@ -1,0 +1,161 @@
+"""Straight to RLE: byte for byte what torchvision's paste and pycocotools' encode make together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco
+from torch import Tensor
+from torchvision.models.detection.roi_heads import expand_boxes, paste_masks_in_image
+
+from model import RleError
+from model.rle import encode, encode_with_area, runs
+
+
+def pasted(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> np.ndarray:
+    """torchvision's masks of the whole image, uint8 (height, width, N) in Fortran order."""
+    result = np.zeros((height, width, len(masks)), np.uint8, order="F")
+    side = masks.shape[-1]
+    for i in range(len(masks)):
+        left, top, right, bottom = expand_boxes(boxes[i : i + 1], (side + 2) / side).to(torch.int64)[0].tolist()
+        if left >= width or top >= height or right < 0 or bottom < 0:
+            continue  # wholly outside, where torchvision's slices turn negative and it fails
+        one = paste_masks_in_image(masks[i : i + 1, None], boxes[i : i + 1], (height, width))
+        result[:, :, i] = (one[0, 0] > threshold).numpy()
+    return result
+
+
+def counts(masks: np.ndarray) -> list[str]:
+    return [rle["counts"].decode() for rle in coco.encode(masks)]
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, int, float]:
+    """Masks, boxes, an image and a threshold, with all the places where rules of rounding meet."""
+    side_of_image = st.one_of(st.integers(1, 6), st.integers(1, 60), st.integers(60, 200))
+    height, width = draw(side_of_image), draw(side_of_image)
+    threshold = draw(st.one_of(st.just(0.5), st.floats(0, 1, exclude_max=True)))
+    number, side = draw(st.integers(1, 4)), draw(st.sampled_from([28, 28, 28, 14, 7, 1]))
+    boxes, masks = [], []
+    for _ in range(number):
+        boxes.append([*draw(span(width)), *draw(span(height))])
+        masks.append(draw(mask(side, threshold)))
+    x0, x1, y0, y1 = torch.tensor(boxes, dtype=torch.float32).unbind(1)
+    return torch.stack(masks), torch.stack([x0, y0, x1, y1], 1), height, width, threshold
+
+
+@st.composite
+def span(draw: st.DrawFn, extent: int) -> tuple[float, float]:
+    """From and to along one axis of `extent` pixels: inside, across an edge, beyond it, or all of it."""
+    kind = draw(st.sampled_from(["inside", "anywhere", "all", "whole numbers"]))
+    if kind == "all":
+        return 0.0, float(extent)
+    if kind == "whole numbers":
+        start = draw(st.integers(-extent, 2 * extent))
+        return float(start), float(start + draw(st.integers(0, extent)))
+    low, high = (0.0, float(extent)) if kind == "inside" else (-1.5 * extent, 2.5 * extent)
+    start = draw(st.floats(low, high))
+    length = draw(st.one_of(st.just(0.0), st.floats(0, 1), st.floats(0, high - start)))
+    return start, start + length
+
+
+@st.composite
+def mask(draw: st.DrawFn, side: int, threshold: float) -> Tensor:
+    """One mask, float32 (side, side), in 0..1."""
+    kind = draw(st.sampled_from(["blob", "noise", "constant", "at threshold", "checks", "empty", "full"]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    y, x = np.mgrid[:side, :side] / side - rng.uniform(0.2, 0.8, (2, 1, 1))
+    content = {
+        "blob": 1 / (1 + np.exp(rng.uniform(5, 60) * (np.hypot(x, y * rng.uniform(0.5, 2)) - rng.uniform(0, 0.5)))),
+        "noise": rng.uniform(0, 1, (side, side)),
+        "constant": np.full((side, side), rng.uniform()),
+        "at threshold": np.where(rng.uniform(size=(side, side)) < 0.9, threshold, 1.0),
+        "checks": (np.indices((side, side)).sum(0) % 2).astype(float),
+        "empty": np.zeros((side, side)),
+        "full": np.ones((side, side)),
+    }[kind]
+    return torch.from_numpy(content.astype(np.float32))
+
+
+@given(scenes())
+@example((torch.ones(1, 28, 28), torch.tensor([[0.0, 0.0, 1.0, 1.0]]), 1, 1, 0.5))
+@example(
+    (torch.ones(1, 28, 28), torch.tensor([[0.0, 0.0, 40.0, 30.0]]), 30, 40, 0.0)
+)  # runs join from column to column
+@example((torch.ones(1, 28, 28), torch.tensor([[-0.9, -0.9, -0.1, -0.1]]), 5, 5, 0.1))  # truncated toward zero: inside
+@example((torch.full((1, 28, 28), 0.5), torch.tensor([[2.0, 2.0, 9.0, 9.0]]), 12, 12, 0.5))  # nowhere above
+@settings(deadline=None, max_examples=600)
+def test_encode_is_torchvisions_paste_and_pycocotools_encode(scene: tuple[Tensor, Tensor, int, int, float]) -> None:
+    masks, boxes, height, width, threshold = scene
+    reference = pasted(masks, boxes, height, width, threshold)
+    found, areas = encode_with_area(masks, boxes, height, width, threshold)
+    assert found == counts(reference)
+    assert found == encode(masks, boxes, height, width, threshold)
+    rles = [{"size": [height, width], "counts": c} for c in found]
+    assert areas == coco.area(rles).tolist()
+    assert np.array_equal(coco.decode(rles), reference)
+
+
+def test_a_dozen_megapixels() -> None:
+    rng = np.random.default_rng(0)
+    height, width = 3000, 4000
+    masks = torch.from_numpy(rng.uniform(0, 1, (3, 28, 28)).astype(np.float32))
+    boxes = torch.tensor([[0.0, 0.0, 4000.0, 3000.0], [-3.3, 1500.2, 812.7, 3000.0], [3990.5, 0.1, 4000.0, 2999.9]])
+    assert encode(masks, boxes, height, width) == counts(pasted(masks, boxes, height, width, 0.5))
+
+
+def test_the_string_of_known_runs() -> None:
+    """Runs 8, 12, 6, 15 are `8<63` in COCO's own source: the delta begins with the fourth run."""
+    column = torch.zeros(41)
+    column[8:20] = column[26:41] = 1
+    # A mask of 41 rows over a box that grows to 43 whole pixels, from -1 to 41: pasted without resampling.
+    masks, boxes = column[None, :, None].expand(1, 41, 41), torch.tensor([[-0.1, -0.1, 40.5, 40.5]])
+    assert [r.tolist() for r in runs(masks, boxes, 41, 1, 0.5)] == [[8, 12, 6, 15]]
+    assert encode(masks, boxes, 41, 1) == ["8<63"]
+
+
+def test_empty_and_full_masks() -> None:
+    box = torch.tensor([[0.0, 0.0, 20.0, 10.0]])
+    assert [r.tolist() for r in runs(torch.zeros(1, 28, 28), box, 10, 20, 0.5)] == [[200]]
+    assert [r.tolist() for r in runs(torch.ones(1, 28, 28), box, 10, 20, 0.0)] == [[0, 200]]
+
+
+def test_no_instances() -> None:
+    assert encode(torch.zeros(0, 28, 28), torch.zeros(0, 4), 480, 640) == []
+    assert encode_with_area(np.zeros((0, 28, 28), np.float32), np.zeros((0, 4), np.float32), 480, 640) == ([], [])
+
+
+def test_numpy_and_tensors_alike() -> None:
+    rng = np.random.default_rng(1)
+    masks = rng.uniform(0, 1, (5, 28, 28)).astype(np.float32)
+    boxes = np.array([[3, 4, 40, 30]] * 5, np.float32) + rng.uniform(-2, 2, (5, 4)).astype(np.float32)
+    expected = counts(pasted(torch.from_numpy(masks), torch.from_numpy(boxes), 48, 64, 0.5))
+    assert encode(masks, boxes, 48, 64) == encode(torch.from_numpy(masks), torch.from_numpy(boxes), 48, 64) == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("corner", range(4))
+def test_a_box_that_is_no_number(value: float, corner: int) -> None:
+    boxes = torch.tensor([[1.0, 1.0, 5.0, 5.0], [1.0, 1.0, 5.0, 5.0]])
+    boxes[1, corner] = value
+    with pytest.raises(RleError, match="NaN"):
+        encode(torch.ones(2, 28, 28), boxes, 10, 10)
+
+
+def test_a_mask_with_nan() -> None:
+    masks = torch.ones(2, 28, 28)
+    masks[1, 27, 27] = float("nan")
+    with pytest.raises(RleError, match="NaN"):
+        encode(masks, torch.tensor([[1.0, 1.0, 5.0, 5.0]] * 2), 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("masks", "boxes"),
+    [((2, 28, 28), (3, 4)), ((2, 28, 28), (2, 5)), ((28, 28), (1, 4)), ((1, 1, 28, 28), (1, 4)), ((1, 28, 14), (1, 4))],
+)
+def test_shapes_that_disagree(masks: tuple[int, ...], boxes: tuple[int, ...]) -> None:
+    with pytest.raises(RleError, match=r"\(N, 4\)"):
+        encode(torch.zeros(masks), torch.zeros(boxes), 10, 10)

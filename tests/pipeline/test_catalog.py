@@ -1,0 +1,105 @@
+"""The catalog: one row an image, unchanged containers not read again."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import catalog
+from pipeline.inputs import containers
+from pipeline.schema import CATALOG, image_id
+from pipeline.storage import Place, place
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def rows(output: Place) -> list[dict]:
+    tables = [pq.read_table(p.path, schema=CATALOG) for p in output.join("catalog").list(".parquet")]
+    return pa.concat_tables(tables).sort_by("uri").to_pylist()
+
+
+def update(root: Path, output: Place) -> tuple[int, list[int]]:
+    """Images catalogued, and how many containers were opened."""
+    opened: list[int] = []
+    total = catalog.update(
+        output,
+        containers([place(root)], output),
+        {},
+        lambda done, count: opened.append(count) if done == count else None,
+    )
+    return total, opened
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "in"
+    root.mkdir()
+    (root / "a.png").write_bytes(b"12345")
+    write_tar(root / "s.tar", {"one.png": b"abc", "notes.txt": b"no", "deep/two.jpg": b"defg", "empty.png": b""})
+    return root
+
+
+def test_rows_lead_to_the_bytes(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    assert update(root, output)[0] == 4
+    found = {}
+    for row in rows(output):
+        assert row["image_id"] == image_id(row["uri"]) >= 0
+        data = Path(row["container"]).read_bytes()
+        found[row["uri"].removeprefix(f"{root}/")] = data[row["offset"] : row["offset"] + row["length"]]
+    assert found == {"a.png": b"12345", "s.tar#one.png": b"abc", "s.tar#deep/two.jpg": b"defg", "s.tar#empty.png": b""}
+
+
+def test_unchanged_containers_are_not_opened_again(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    assert update(root, output) == (4, [2])
+    assert update(root, output) == (4, [])
+    (root / "b.png").write_bytes(b"x")
+    assert update(root, output) == (5, [1])
+
+
+def test_a_changed_shard_is_read_anew_and_each_image_keeps_one_row(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    update(root, output)
+    write_tar(root / "s.tar", {"zero.png": b"0" * 700, "one.png": b"abc"})
+    os.utime(root / "s.tar", (1, 1))
+    assert update(root, output) == (3, [1])
+    uris = [row["uri"].rsplit("/", 1)[-1] for row in rows(output)]
+    assert uris == ["a.png", "s.tar#one.png", "s.tar#zero.png"]
+    one = next(row for row in rows(output) if row["uri"].endswith("one.png"))
+    assert (root / "s.tar").read_bytes()[one["offset"] :][:3] == b"abc"
+
+
+def test_a_shard_that_is_no_tar_is_a_row_with_its_reason(root: Path, tmp_path: Path) -> None:
+    (root / "bad.tar").write_bytes(b"<html>not here</html>" * 100)
+    output = place(tmp_path / "out")
+    assert update(root, output)[0] == 5
+    (bad,) = [row for row in rows(output) if row["error"]]
+    assert bad["uri"] == f"{root}/bad.tar"
+    assert bad["error"].startswith("DamagedShard: ")
+
+
+def test_slices_hold_exactly_what_is_left(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    update(root, output)
+    every = {row["image_id"] for row in rows(output)}
+    done = np.sort(np.array(sorted(every)[:1], np.int64))
+    seen: list[int] = []
+    for s in catalog.slices(output, done, images=2, size=1 << 20):
+        assert 1 <= len(s.rows) <= 2
+        seen += pq.read_table(s.path).take(pa.array(s.rows))["image_id"].to_pylist()
+    assert sorted(seen) == sorted(every - set(done.tolist()))
+    assert len(catalog.slices(output, np.zeros(0, np.int64), images=100, size=1)) == 4

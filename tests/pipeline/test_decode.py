@@ -1,0 +1,112 @@
+"""Every kind of image to RGB, and every kind of damage to a reason."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.decode import BadImageError, open_image, to_rgb
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def stored(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return to_rgb(open_image(data, 1_000_000))
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
+def test_lossless_formats_give_the_pixels_back(kind: str, options: dict) -> None:
+    assert (decoded(stored(Image.fromarray(PIXELS), kind, **options)) == PIXELS).all()
+
+
+def test_grey_is_repeated() -> None:
+    grey = PIXELS[:, :, 0]
+    assert (decoded(stored(Image.fromarray(grey), "PNG")) == grey[:, :, None]).all()
+
+
+def test_alpha_is_dropped_and_a_palette_looked_up() -> None:
+    rgba = np.dstack([PIXELS, PIXELS[:, :, :1]])
+    assert (decoded(stored(Image.fromarray(rgba), "PNG")) == PIXELS).all()
+    palette = Image.fromarray(PIXELS).quantize(16)
+    assert (decoded(stored(palette, "PNG")) == np.asarray(palette.convert("RGB"))).all()
+    assert (decoded(stored(palette, "GIF")) == np.asarray(palette.convert("RGB"))).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_stretched_from_minimum_to_maximum(kind: str) -> None:
+    values = np.linspace(1000, 5000, 600).round().astype(np.uint16).reshape(20, 30)
+    got = decoded(stored(Image.fromarray(values), kind))
+    exact = (values.astype(float) - 1000) * 255 / 4000
+    assert np.abs(got[:, :, 0] - exact).max() <= 0.5 + 1e-9
+    assert (got[:, :, 0].min(), got[:, :, 0].max()) == (0, 255)
+    assert (got[:, :, :1] == got).all()
+
+
+def test_flat_sixteen_bit_image_is_black() -> None:
+    assert not decoded(stored(Image.fromarray(np.full((5, 5), 777, np.uint16)), "PNG")).any()
+
+
+def test_cmyk_jpeg() -> None:
+    smooth = Image.fromarray(PIXELS).resize((90, 60), Image.Resampling.BICUBIC)
+    got = decoded(stored(smooth.convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(got.astype(int) - np.asarray(smooth).astype(int)).mean() < 6
+
+
+def test_exif_rotation_is_not_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decoded(stored(Image.fromarray(PIXELS), "JPEG", exif=exif)).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", "NotAnImage"),
+        (b"hello, I am text", "NotAnImage"),
+        (b"<html><body>404</body></html>", "NotAnImage"),
+        (b"%PDF-1.7", "NotAnImage"),
+        (stored(Image.fromarray(PIXELS), "PNG")[:-40], "DamagedImage"),
+        (stored(Image.fromarray(PIXELS).resize((300, 200)), "JPEG")[:2000], "DamagedImage"),
+        (stored(Image.fromarray(PIXELS).resize((2000, 2000)), "PNG"), "TooManyPixels"),
+    ],
+)
+def test_what_cannot_be_read_says_why(data: bytes, kind: str) -> None:
+    with pytest.raises(BadImageError, match=f"^{kind}: "):
+        decoded(data)
+
+
+def test_a_bomb_is_refused_from_its_header_alone() -> None:
+    bomb = stored(Image.new("1", (30_000, 30_000)), "PNG")
+    assert len(bomb) < 200_000
+    with pytest.raises(BadImageError, match="TooManyPixels: 30000x30000"):
+        open_image(bomb, 200_000_000)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_bytes_give_pixels_or_a_reason_and_nothing_else(data: st.DataObject) -> None:
+    photo = bytearray(
+        stored(Image.fromarray(PIXELS), data.draw(st.sampled_from(["PNG", "JPEG", "TIFF", "GIF", "WEBP"])))
+    )
+    for _ in range(data.draw(st.integers(1, 8))):
+        photo[data.draw(st.integers(0, len(photo) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(photo)))
+    try:
+        got = decoded(bytes(photo[:cut]))
+    except BadImageError as error:
+        assert ": " in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert got.dtype == np.uint8
+        assert got.ndim == 3
