@@ -61,8 +61,8 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def storage_options(pairs: list[str] | None) -> dict[str, Any]:
-    """`key=value` pairs as fsspec takes them; values that are JSON (true, 5, {...}) are read as such.
+def key_values(pairs: list[str] | None, hint: str) -> dict[str, Any]:
+    """`key=value` pairs as a dict; values that are JSON (true, 5, {...}) are read as such.
 
     Raises:
         typer.BadParameter: a pair without "=".
@@ -71,9 +71,14 @@ def storage_options(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise typer.BadParameter(f"{key!r} is not KEY=VALUE", param_hint="--storage-option")
+            raise typer.BadParameter(f"{key!r} is not KEY=VALUE", param_hint=hint)
         try:
             options[key] = json.loads(value)
         except json.JSONDecodeError:
             options[key] = value
     return options
+
+
+def storage_options(pairs: list[str] | None) -> dict[str, Any]:
+    """fsspec's storage options from `--storage-option`."""
+    return key_values(pairs, "--storage-option")

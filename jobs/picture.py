@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pipeline.readback import connect
 from pycocotools import mask as coco_mask
 
 from pipeline.decode import open_image, to_rgb
+from pipeline.errors import InputError
 from pipeline.lookup import image_bytes
+from pipeline.readback import connect
 from pipeline.storage import Place
 
 TILE, GAP = 320, 8  # pixels
+CANDIDATES = 64  # images among which to choose
+MAX_PIXELS = 100_000_000
 BACKGROUND = (18, 18, 22)
 GOLDEN = 0.618034  # steps of the hue that never come near one another
 
@@ -32,20 +35,24 @@ class Result:
 
 
 def draw(output: Place, to: Path, columns: int = 4, rows: int = 3, min_score: float = 0.5) -> int:
-    """Writes a PNG of some results, from few instances to many.
+    """Writes a PNG of some results, as unlike as possible, from few instances to many.
 
     Args:
         to: the file; its folder is made.
         min_score: instances below it are not drawn.
 
+    Raises:
+        InputError: there are no results, or none with an instance.
+
     Returns:
         Instances drawn.
     """
-    results = _some(output, columns * rows, min_score)
-    originals = image_bytes(output, [r.image_id for r in results])
-    tiles = [
-        tile(to_rgb(open_image(data, max_pixels=100_000_000)), r) for data, r in zip(originals, results, strict=True)
-    ]
+    results = _candidates(output, min_score)
+    if not results:
+        raise InputError(f"{output.url}: no instance scores {min_score} or more, so there is nothing to draw")
+    images = [to_rgb(open_image(data, MAX_PIXELS)) for data in image_bytes(output, [r.image_id for r in results])]
+    chosen = _varied(results, images, columns * rows)
+    tiles = [tile(images[i], results[i]) for i in chosen]
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, rows * (TILE + GAP) + GAP), BACKGROUND)
@@ -53,7 +60,7 @@ def draw(output: Place, to: Path, columns: int = 4, rows: int = 3, min_score: fl
         sheet.paste(image, (GAP + i % columns * (TILE + GAP), GAP + i // columns * (TILE + GAP)))
     to.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(to)
-    return sum(len(r.rle) for r in results)
+    return sum(len(results[i].rle) for i in chosen)
 
 
 def tile(pixels: np.ndarray, result: Result) -> Image.Image:
@@ -84,13 +91,26 @@ def colour(i: int) -> tuple[float, ...]:
     return tuple(255 * c for c in colorsys.hsv_to_rgb(i * GOLDEN % 1, 0.75, 1.0))
 
 
-def _some(output: Place, count: int, min_score: float) -> list[Result]:
-    """Segmented images, evenly spaced by their number of instances."""
+def _varied(results: Sequence[Result], images: Sequence[np.ndarray], count: int) -> list[int]:
+    """Indices of results as unlike as possible in colour and number of instances, few instances first.
+
+    Farthest-point sampling: each choice is the one farthest from all that were chosen before it.
+    """
+    features = np.array(
+        [[np.log1p(len(r.rle)) / 2, *(p.mean((0, 1)) / 85)] for r, p in zip(results, images, strict=True)]
+    )
+    chosen = [int(np.argmax([len(r.rle) for r in results]))]
+    while len(chosen) < min(count, len(results)):
+        distance = np.linalg.norm(features[:, None] - features[chosen], axis=2).min(axis=1)
+        chosen.append(int(distance.argmax()))
+    return sorted(chosen, key=lambda i: len(results[i].rle))
+
+
+def _candidates(output: Place, min_score: float) -> list[Result]:
+    """Up to `CANDIDATES` images with instances, the same ones every time."""
     query = """
         select i.image_id, any_value(i.height), any_value(i.width), list(n.rle order by n.score desc)
         from images i join instances n using (image_id) where n.score >= ?
-        group by i.image_id order by count(*), i.image_id
+        group by i.image_id order by i.image_id limit ?
     """
-    rows = connect(output).execute(query, [min_score]).fetchall()
-    chosen = sorted({round(i * (len(rows) - 1) / max(count - 1, 1)) for i in range(count)}) if rows else []
-    return [Result(*rows[i]) for i in chosen]
+    return [Result(*row) for row in connect(output).execute(query, [min_score, CANDIDATES]).fetchall()]

@@ -17,6 +17,7 @@ from typing import Annotated, Any, TextIO
 import duckdb
 import pyarrow as pa
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -142,12 +143,12 @@ def _write_table(names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(names):
         numeric = all(isinstance(row[i], int | float | Decimal | None) for row in shown)
-        table.add_column(Text(name), justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
+        # Where the terminal is narrow, text gives way and numbers stay whole.
+        table.add_column(Text(name), justify="right" if numeric else "left", no_wrap=numeric, overflow="ellipsis")
     for row in shown[:ROWS]:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    # A pipe or a file has no width to fit in.
-    whole = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    console.print(table, width=None if console.is_terminal else whole, crop=console.is_terminal)
+        table.add_row(*(Text(_cell(value), no_wrap=True, overflow="ellipsis") for value in row))
+    wide = Console(file=console.file, width=10_000, highlight=False)  # a pipe or a file has no width to fit in
+    (console if console.is_terminal else wide).print(table)
     if len(shown) > ROWS:
         err.print(f"only the first {ROWS} rows: --format csv or --to FILE gives all", soft_wrap=True)
 

@@ -9,7 +9,18 @@ import typer
 import yaml
 from rich.table import Table
 
-from jobs.console import USAGE, AsJson, StorageOptions, console, err, errors_to_exit, fail, print_json, storage_options
+from jobs.console import (
+    USAGE,
+    AsJson,
+    StorageOptions,
+    console,
+    err,
+    errors_to_exit,
+    fail,
+    key_values,
+    print_json,
+    storage_options,
+)
 from jobs.display import Display
 from pipeline.job import Options, run
 from pipeline.storage import place
@@ -47,6 +58,15 @@ def segment(
     max_error_rate: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit with status 3 if a larger share of images failed.")
     ] = None,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A field of the weights' preset, for checkpoints whose settings cannot be read off: "
+            "min_size=512, anchor_sizes=[[16],[32],[64],[128],[256]]. May be given several times.",
+        ),
+    ] = None,
     storage_option: StorageOptions = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of these options by name.", exists=True)] = None,
     as_json: AsJson = False,
@@ -79,6 +99,7 @@ def segment(
         "glob": glob,
         "max_pixels": max_pixels,
         "max_error_rate": max_error_rate,
+        "set": key_values(preset, "--set"),
     }
     if unknown := sorted(given.keys() - values.keys()):
         fail(f"{config}: unknown option {', '.join(unknown)}; known: {', '.join(values)}", USAGE)
@@ -86,7 +107,7 @@ def segment(
 
 
 def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any], as_json: bool) -> None:
-    overrides = {k: values[k] for k in ("min_score", "max_detections") if values[k] is not None}
+    overrides = dict(values["set"]) | {k: values[k] for k in ("min_score", "max_detections") if values[k] is not None}
     options = Options(
         inputs=tuple(place(p, storage) for p in places[:-1]),
         output=place(places[-1], storage),

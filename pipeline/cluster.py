@@ -53,7 +53,7 @@ class Connection:
     def context(self) -> DataContext:
         """Ray Data's settings, on the cluster that the job was submitted to, else on this machine."""
         if not ray.is_initialized():
-            logging.getLogger("ray.data").setLevel(logging.ERROR)  # what it says is also in Ray's log folder
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says is also in Ray's log folder
             if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
                 ray.init(address="auto", logging_level=logging.WARNING)
             else:

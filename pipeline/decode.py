@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from model.preset import Preset
 from model.transform import shrink
 from pipeline.progress import Progress
+from pipeline.storage import one_line
 
 Image.init()  # all decoders, so that `formats` may name them
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below, and is an error row rather than a warning
@@ -89,7 +90,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError:
         raise BadImageError(f"NotAnImage: begins with {data[:12]!r}") from None
     except Exception as error:  # decoders fail in many ways on damaged headers
-        raise BadImageError(f"DamagedImage: {_one_line(error)}") from None
+        raise BadImageError(f"DamagedImage: {one_line(error)}") from None
     if image.width * image.height > max_pixels:
         raise BadImageError(f"TooManyPixels: {image.width}x{image.height} is over the limit of {max_pixels} pixels")
     return image
@@ -110,7 +111,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
                 return np.repeat(grey[:, :, None], 3, axis=2)
             return np.array(image.convert("RGB"))
     except Exception as error:  # decoders fail in many ways on damaged data
-        raise BadImageError(f"DamagedImage: {_one_line(error)}") from None
+        raise BadImageError(f"DamagedImage: {one_line(error)}") from None
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
@@ -120,7 +121,3 @@ def _stretch(values: np.ndarray) -> np.ndarray:
     if high == low:
         return np.zeros(values.shape, np.uint8)
     return ((values - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

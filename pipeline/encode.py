@@ -28,7 +28,6 @@ class Encode:
         with self.progress.stage("encode") as passed:
             rows = [self._encode(row) for row in batch.to_pylist()]
             passed["images"] = len(rows)
-        self.progress.finished(rows)
         return pa.Table.from_pylist(rows, schema=self.schema)
 
     def _encode(self, row: dict[str, Any]) -> dict[str, Any]:

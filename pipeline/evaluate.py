@@ -105,7 +105,7 @@ def average_precision(dataset: Json, results: Sequence[Json], max_detections: in
     """
     truth, figures = _truth(dataset), {}
     areas = {
-        "segm": coco_mask.area([r["segmentation"] for r in results]).tolist() if results else [],
+        "segm": [int(coco_mask.area(r["segmentation"])) for r in results],  # a list of over 255 overflows in 2.0.11
         "bbox": [r["bbox"][2] * r["bbox"][3] for r in results],
     }
     for kind, sizes in areas.items():
@@ -139,13 +139,16 @@ def _figures(evaluation: COCOeval) -> dict[str, float | None]:
 
 
 def _truth(dataset: Json) -> list[Json]:
-    """The annotations with every field COCOeval wants, numbered from 1: it takes an id of 0 for no match.
+    """The annotations of the dataset's images with every field COCOeval wants.
+
+    They are numbered from 1: COCOeval takes an id of 0 for no match.
 
     Raises:
         InputError: an annotation has no mask, or one that pycocotools cannot read.
     """
     index, annotations = _coco(dataset, []), []
-    for number, annotation in enumerate(dataset["annotations"], start=1):
+    own = (a for a in dataset["annotations"] if a["image_id"] in index.imgs)
+    for number, annotation in enumerate(own, start=1):
         if not annotation.get("segmentation"):
             raise InputError(f"annotation {annotation.get('id')} has no segmentation, so mask AP cannot be measured")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.progress import Progress
-from pipeline.storage import Place, explain
+from pipeline.storage import Place, explain, one_line
 
 GAP = 64 << 10  # bytes between two members worth reading along: a request costs more than they do
 LARGEST = 32 << 20  # bytes in one request
@@ -71,7 +72,7 @@ class Fetch:
             for wanted, got in zip(ranges, _patiently(place, ranges), strict=True):
                 for i in wanted.rows:
                     if isinstance(got, Exception):
-                        errors[i] = f"FetchError: {_reason(got)}"
+                        errors[i] = f"FetchError: {one_line(got)}"
                     else:
                         start = offsets[i] - wanted.start
                         data[i] = got[start : start + lengths[i]]
@@ -116,9 +117,6 @@ def _patiently(place: Place, ranges: list[Range], sleep: Callable[[float], None]
 
 
 def _final(error: Exception) -> bool:
-    """Whether asking again cannot help: the object itself is missing, forbidden or a folder."""
-    return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
-
-
-def _reason(error: Exception) -> str:
-    return str(explain("", error)).removeprefix(": ")
+    """Whether asking again cannot help: the object is missing, forbidden, a folder, or shorter than it was."""
+    wrong = FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError | ValueError
+    return isinstance(error, wrong) or getattr(error, "errno", None) == errno.EINVAL

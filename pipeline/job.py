@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import threading
 import time
 import uuid
@@ -17,6 +18,7 @@ from typing import Any
 import ray
 import torch
 from ray.data import DataContext
+from ray.exceptions import RayError
 
 from model import Checkpoint, read_checkpoint
 from model.load import build, resolve_precision
@@ -102,7 +104,7 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
             watcher.phase("starting Ray")
             context = ray_cluster.context()
             watcher.phase(f"segmenting {left:,} images")
-            record |= _segment(options, work, preset, described, watcher, context)
+            record |= _segment(options, work, weights, preset, described, watcher, context)
     record |= asdict(counts(options.output)) | {"seconds": round(time.monotonic() - began, 1)}
     record |= {"options": _plain(options), "description": described, "versions": _versions()}
     options.output.join("runs", f"{record['run']}.json").put(json.dumps(record, indent=2).encode())
@@ -112,6 +114,7 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
 def _segment(
     options: Options,
     work: list[catalog.Slice],
+    weights: Checkpoint,
     preset: Preset,
     described: dict[str, Any],
     watcher: Watcher,
@@ -120,13 +123,24 @@ def _segment(
     """Runs the plan on what is left; its speed and the seconds of its stages."""
     left, began = sum(len(s.rows) for s in work), time.monotonic()
     checkpoint.configure(context, options.output)
-    network = Network(options.weights, options.precision, options.overrides)
+    network = Network(ray.put(weights), options.precision, options.overrides)
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
     resources = cluster.resources(options.workers, options.gpus_per_worker, options.batch_size)
     progress = Progress.start()
-    with _watched(progress, watcher, left):
-        plan.execute(options.output, work, network, preset, described, resources, progress, options.max_pixels, rows)
+    try:
+        with _watched(progress, watcher, left):
+            plan.execute(
+                options.output, work, network, preset, described, resources, progress, options.max_pixels, rows
+            )
+    except RayError as error:
+        raise _blame(error) from None
     return _measured(progress.read(), left, time.monotonic() - began)
+
+
+def _blame(error: RayError) -> Exception:
+    """The error of ours that a Ray error was raised for, which Ray keeps as text alone; else the Ray error."""
+    found = re.findall(rf"^{InputError.__module__}\.{InputError.__name__}: (.*)$", str(error), re.MULTILINE)
+    return InputError(found[-1]) if found else error
 
 
 def describe(weights: Checkpoint, options: Options) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class _Board:
     def __init__(self) -> None:
         self.totals = Totals()
 
-    def finished(self, images: int, instances: int, errors: Counter[str]) -> None:
+    def segmented(self, images: int, instances: int, errors: Counter[str]) -> None:
         self.totals.images += images
         self.totals.instances += instances
         self.totals.errors += errors
@@ -61,10 +61,10 @@ class Progress:
         yield passed
         self._board.stage.remote(name, passed["images"], time.perf_counter() - began)
 
-    def finished(self, rows: list[dict[str, Any]]) -> None:
-        """Counts rows that are about to be written."""
-        errors = Counter(row["error"].split(":")[0] for row in rows if row["error"] is not None)
-        self._board.finished.remote(len(rows), sum(len(row["score"] or ()) for row in rows), errors)
+    def segmented(self, errors: list[str | None], instances: int) -> None:
+        """Counts images that have been through the network, or past it with an error."""
+        kinds = Counter(error.split(":")[0] for error in errors if error is not None)
+        self._board.segmented.remote(len(errors), instances, kinds)
 
     def read(self) -> Totals:
         """The counts now."""

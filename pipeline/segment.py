@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 import torch
 
 from model import Detections, load_model
@@ -29,9 +30,11 @@ SEGMENTED = pa.schema(
 
 @dataclass(frozen=True)
 class Network:
-    """What an actor loads. `overrides` are fields of the checkpoint's preset."""
+    """What an actor loads: the checkpoint as the driver read it, so that all actors have the same one and a
+    path need exist on the driver's machine alone. `overrides` are fields of its preset.
+    """
 
-    weights: str
+    checkpoint: ray.ObjectRef  # of a model.Checkpoint
     precision: str = "auto"
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -41,7 +44,7 @@ class Segment:
 
     def __init__(self, network: Network, threads: int, progress: Progress) -> None:
         torch.set_num_threads(threads)
-        self.network = load_model(network.weights, precision=network.precision, **network.overrides)
+        self.network = load_model(ray.get(network.checkpoint), precision=network.precision, **network.overrides)
         self.progress = progress
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -51,7 +54,9 @@ class Segment:
             found = self._predict(good)
             passed["images"] = len(good)
         results = {row["image_id"]: result for row, result in zip(good, found, strict=True)}
-        return pa.Table.from_pylist([_row(row, results.get(row["image_id"])) for row in rows], schema=SEGMENTED)
+        done = [_row(row, results.get(row["image_id"])) for row in rows]
+        self.progress.segmented([row["error"] for row in done], sum(len(d) for d in found if isinstance(d, Detections)))
+        return pa.Table.from_pylist(done, schema=SEGMENTED)
 
     def _predict(self, rows: list[dict[str, Any]]) -> list[Detections | str]:
         """Detections of each image, or the error that befell it.

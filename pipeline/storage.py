@@ -111,7 +111,7 @@ def place(url: str | os.PathLike[str], options: dict[str, Any] | None = None) ->
 
 def explain(where: str, error: BaseException) -> InputError:
     """A store's error as one line with a remedy."""
-    text = _redact(f"{type(error).__name__}: {error}")
+    text = one_line(error)
     code = str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
     if isinstance(error, PermissionError) or code in (
         "403",
@@ -133,8 +133,9 @@ def explain(where: str, error: BaseException) -> InputError:
     return InputError(f"{where}: {remedy} ({text})")
 
 
-def _redact(text: str) -> str:
-    """The text on one line, without what a store's error may quote of a credential."""
+def one_line(error: BaseException) -> str:
+    """An error's class and text on one line, without what it may quote of a credential."""
+    text = f"{type(error).__name__}: {error}"
     text = re.sub(
         r"(?i)((?:secret|token|signature|password|access_?key\w*|credential)[\"'=: ]+)[^\s,;&)]+", r"\1***", text
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,9 @@ from model.rle import encode
 Photos = dict[str, np.ndarray]
 Calibrate = Callable[[TorchvisionMaskRCNN, np.ndarray], TorchvisionMaskRCNN]
 Reference = Callable[[TorchvisionMaskRCNN, np.ndarray], Detections]
-AssertSame = Callable[[Detections, Detections], None]
+AssertSame = Callable[..., None]
+# Fewer RoIs than by default: they, not the pixels, take the time at small sizes.
+FEWER = {"rpn_post_nms": 300, "max_detections": 40}
 
 
 @dataclass
@@ -50,39 +51,50 @@ def saved(network: TorchvisionMaskRCNN, path: Path) -> Network:
     return Network(network, path)
 
 
-def resized(network: TorchvisionMaskRCNN, size: int, longest: int) -> None:
+def small(network: TorchvisionMaskRCNN, size: int, longest: int) -> dict[str, int]:
+    """Sets a small input and fewer RoIs in torchvision's network; returns the overrides that do it in ours."""
     network.transform.min_size, network.transform.max_size = (size,), longest
+    network.rpn._post_nms_top_n = {"testing": FEWER["rpn_post_nms"]}
+    network.roi_heads.detections_per_img = FEWER["max_detections"]
+    return {"min_size": size, "max_size": longest, **FEWER}
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["seed 0", "seed 1"])
+@pytest.fixture(scope="module")
 def r50(request: pytest.FixtureRequest, photos: Photos, calibrate: Calibrate, tmp_path_factory: Any) -> Network:
+    """torchvision's R50-FPN with 91 outputs from a seed."""
     torch.manual_seed(request.param)
-    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    resized(network, 480, 800)
+    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=320, max_size=533)
     calibrate(network, photos["landscape"])
     return saved(network, tmp_path_factory.mktemp("r50") / "weights.pth")
 
 
 @pytest.mark.slow
-def test_r50_at_full_size(r50: Network, photos: Photos, torchvision_detections: Reference, assert_same: AssertSame):
+@pytest.mark.parametrize(
+    ("r50", "names"), [(1, ["portrait", "wide"]), (0, ["landscape", "portrait", "mirrored"])], indirect=["r50"]
+)
+def test_r50_at_full_size(
+    r50: Network, names: list[str], photos: Photos, torchvision_detections: Reference, assert_same: AssertSame
+) -> None:
     """800/1333, a list of mixed shapes of which two share a batch, each against torchvision alone."""
-    resized(r50.torchvision, 800, 1333)
-    images = [photos["landscape"], photos["portrait"], photos["landscape"][:, ::-1].copy()]
-    found = load_model(r50.path, precision="fp32", device="cpu").predict(images)
-    for ours, image in zip(found, images, strict=True):
-        reference = torchvision_detections(r50.torchvision, image)
-        assert len(reference) >= 36
-        assert len(reference.labels.unique()) >= 3
-        assert reference.masks.std() > 0.2
-        assert_same(ours, reference)
+    photos = photos | {"mirrored": photos["landscape"][:, ::-1].copy()}
+    reference = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    reference.load_state_dict(r50.torchvision.state_dict())
+    found = load_model(r50.path, precision="fp32", device="cpu").predict([photos[name] for name in names])
+    for ours, name in zip(found, names, strict=True):
+        expected = torchvision_detections(reference, photos[name])
+        assert len(expected) >= 36
+        assert len(expected.labels.unique()) >= 3
+        assert expected.masks.std() > 0.2
+        assert_same(ours, expected)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("r50", [0], indirect=True)
 def test_r50_alone_and_among_changing_neighbours(
     r50: Network, photos: Photos, torchvision_detections: Reference, assert_same: AssertSame
 ) -> None:
-    resized(r50.torchvision, 320, 533)
-    network = load_model(r50.checkpoint, precision="fp32", device="cpu", min_size=320, max_size=533)
+    overrides = small(r50.torchvision, 256, 427)
+    network = load_model(r50.checkpoint, precision="fp32", device="cpu", **overrides)
     crop = photos["square"][:459]  # 612 x 459: in the padded shape of the 640 x 480 photo
     references = {name: torchvision_detections(r50.torchvision, photos[name]) for name in ("landscape", "small")}
     references["crop"] = torchvision_detections(r50.torchvision, crop)
@@ -93,20 +105,19 @@ def test_r50_alone_and_among_changing_neighbours(
     together = network.predict([crop, photos["landscape"], photos["small"]])
     for ours, name in zip(together, ("crop", "landscape", "small"), strict=True):
         assert_same(ours, references[name])
-    # Other neighbours, another place in the batch, and one image a batch: still the same.
-    other = network.predict([photos["landscape"], 255 - crop, photos["portrait"]])
+    other = network.predict([photos["landscape"], 255 - crop])  # another neighbour, another place in the batch
     assert_same(other[0], references["landscape"])
     single = network.predict([crop, photos["landscape"]], batch_size=1)
     assert_same(single[0], references["crop"])
     assert_same(single[1], references["landscape"])
 
 
+@pytest.mark.parametrize("r50", [0], indirect=True)
 def test_r50_ends_as_torchvisions_pasted_masks(r50: Network, photos: Photos) -> None:
     """End to end: our RLE of an image decodes to what torchvision's own forward pass pastes."""
-    resized(r50.torchvision, 256, 256)
+    overrides = small(r50.torchvision, 256, 256)
     image = photos["small"]
-    network = load_model(r50.checkpoint, precision="fp32", device="cpu", min_size=256, max_size=256)
-    (found,) = network.predict([image])
+    (found,) = load_model(r50.checkpoint, precision="fp32", device="cpu", **overrides).predict([image])
     with torch.inference_mode():
         (reference,) = r50.torchvision([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
     height, width = image.shape[:2]
@@ -144,10 +155,11 @@ def test_r101_with_frozen_normalisation(
     """As torchvision builds it for anything but its own COCO weights: FrozenBatchNorm2d, epsilon 1e-5."""
     torch.manual_seed(2)
     backbone = resnet_fpn_backbone(backbone_name="resnet101", weights=None, norm_layer=FrozenBatchNorm2d)
-    network = calibrate(TorchvisionMaskRCNN(backbone, 21, min_size=256, max_size=256), photos["landscape"])
-    images = [photos["landscape"], photos["square"]]
-    sizes = {"min_size": 256, "max_size": 256}
-    preset = assert_parity(network, tmp_path / "r101.pth", images, torchvision_detections, assert_same, **sizes)
+    network = TorchvisionMaskRCNN(backbone, 21)
+    overrides = small(network, 256, 256)
+    calibrate(network, photos["landscape"])
+    images = [photos["square"]]
+    preset = assert_parity(network, tmp_path / "r101.pth", images, torchvision_detections, assert_same, **overrides)
     assert preset.blocks == (3, 4, 23, 3)
     assert preset.frozen_bn
     assert preset.bn_eps == 1e-5
@@ -160,8 +172,9 @@ def test_r50_with_frozen_normalisation_of_epsilon_zero(
     """As torchvision runs its own COCO weights. The variances are as small as an epsilon, so that it shows."""
     torch.manual_seed(3)
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d)
-    network = TorchvisionMaskRCNN(backbone, 91, min_size=256, max_size=256)
+    network = TorchvisionMaskRCNN(backbone, 91)
     overwrite_eps(network, 0.0)
+    overrides = small(network, 192, 256)
     network = calibrate(network, photos["landscape"])
     body = network.backbone.body
     body.conv1.weight.data *= 0.01
@@ -169,10 +182,10 @@ def test_r50_with_frozen_normalisation_of_epsilon_zero(
     body.bn1.running_var *= 1e-4
     assert body.bn1.running_var.median() < 1e-3
     images = [photos["landscape"]]
-    sizes = {"min_size": 256, "max_size": 256}
-    preset = assert_parity(network, tmp_path / "r50.pth", images, torchvision_detections, assert_same, **sizes)
+    preset = assert_parity(network, tmp_path / "r50.pth", images, torchvision_detections, assert_same, **overrides)
     assert preset.bn_eps == 0.0
-    (wrong,) = load_model(tmp_path / "r50.pth", precision="fp32", device="cpu", bn_eps=1e-5, **sizes).predict(images)
+    overrides["bn_eps"] = 1e-5
+    (wrong,) = load_model(tmp_path / "r50.pth", precision="fp32", device="cpu", **overrides).predict(images)
     with pytest.raises(AssertionError):
         assert_same(wrong, torchvision_detections(network, images[0]))
 
@@ -202,7 +215,7 @@ def test_r18_with_other_classes_anchors_and_thresholds(
     preset = assert_parity(
         network,
         tmp_path / "r18.pth",
-        list(photos.values()),
+        [photos["landscape"], photos["portrait"], photos["square"]],
         torchvision_detections,
         assert_same,
         min_size=192,
@@ -228,10 +241,11 @@ def test_a_resnext_trunk(
 ) -> None:
     torch.manual_seed(5)
     backbone = resnet_fpn_backbone(backbone_name="resnext50_32x4d", weights=None, norm_layer=nn.BatchNorm2d)
-    network = calibrate(TorchvisionMaskRCNN(backbone, 6, min_size=192, max_size=256), photos["landscape"])
-    images = [photos["portrait"], photos["small"]]
-    same = partial(assert_parity, network, tmp_path / "x50.pth", images, torchvision_detections, assert_same)
-    preset = same(min_size=192, max_size=256)
+    network = TorchvisionMaskRCNN(backbone, 6)
+    overrides = small(network, 192, 256)
+    calibrate(network, photos["landscape"])
+    images = [photos["portrait"]]
+    preset = assert_parity(network, tmp_path / "x50.pth", images, torchvision_detections, assert_same, **overrides)
     assert preset.groups == 32
     assert preset.trunk_widths == (128, 256, 512, 1024)
 
@@ -247,9 +261,11 @@ def test_a_preset_of_other_widths(
     checkpoint = Checkpoint(tiny_torchvision.state_dict(), tiny, "", {})
     network = load_model(checkpoint, precision="fp32", device="cpu")
     images = [*photos.values(), photos["wide"][:, ::-1].copy(), photos["wide"][:5], photos["small"][:, :4]]
-    counts = []
-    for found, image in zip(network.predict(images, batch_size=3), images, strict=True):
-        reference = torchvision_detections(tiny_torchvision, image)
+    references = [torchvision_detections(tiny_torchvision, image) for image in images]
+    assert min(len(reference) for reference in references[:5]) >= 10
+    for found, reference in zip(network.predict(images, batch_size=1), references, strict=True):
         assert_same(found, reference)
-        counts.append(len(reference))
-    assert min(counts[:5]) >= 10
+    # On small maps the convolutions of a batch are other kernels than those of one image: other rounding,
+    # and these boxes are 3.3 times as large in the photo as in the input.
+    for found, reference in zip(network.predict(images, batch_size=3), references, strict=True):
+        assert_same(found, reference, boxes=5e-3, scores=1e-4, masks=1e-3)

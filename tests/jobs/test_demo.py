@@ -1,0 +1,62 @@
+"""The demo ends with figures and a picture, and leaves nothing running."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.dataset as pads
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+
+def start(to: Path, limit: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "jobs.main", "demo", "--to", str(to), "--limit", str(limit)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def servers() -> set[int]:
+    """S3 servers running now."""
+    return {p.pid for p in psutil.process_iter(["name"]) if p.info["name"] == "weed"}
+
+
+def test_demo_measures_and_draws(tmp_path: Path) -> None:
+    before = servers()
+    process = start(tmp_path / "out", 34)
+    stdout, stderr = process.communicate(timeout=400)
+    assert process.returncode == 0, stderr
+    assert re.search(r"masks +0\.\d{3}", stdout)
+    assert "34 images" in stdout
+    picture = np.asarray(Image.open(tmp_path / "out" / "nuclei.png"))
+    assert str(tmp_path / "out" / "nuclei.png") in stdout
+    assert (picture.std(axis=2) > 40).mean() > 0.01  # coloured outlines on microscope images
+    table = pads.dataset(str(tmp_path / "out" / "masks" / "results"), format="parquet").to_table()
+    assert len(table) == len(set(table["uri"].to_pylist())) == 34
+    assert servers() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_stops_its_server(number: signal.Signals, tmp_path: Path) -> None:
+    before = servers()
+    process = start(tmp_path / "out", 4)
+    deadline = time.monotonic() + 60
+    while not servers() - before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Traceback" not in stderr
+    assert servers() == before

@@ -1,0 +1,86 @@
+"""`maskfleet weights`: what is shipped and what is in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from typer.testing import CliRunner
+
+from jobs.weights import app
+from model import MaskRCNN, Preset, shipped_names
+from model.save import write_checkpoint
+
+TINY = Preset(
+    name="tiny",
+    blocks=(1, 1, 1, 1),
+    trunk_channels=(8, 8, 8, 8),
+    trunk_widths=(8, 8, 8, 8),
+    stem=8,
+    bottleneck=False,
+    fpn_channels=8,
+    box_hidden=8,
+    mask_channels=(8,),
+    mask_hidden=8,
+    category_ids=(1, 2, 3, 4, 9),
+    categories=("cell", "[bold]nucleus", "debris", "fibre", "vessel"),
+)
+PROVENANCE = {"data": "plates.json", "val": {"segm": {"AP": 0.25}, "bbox": {"AP": None}}}
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    torch.manual_seed(0)
+    write_checkpoint(path, MaskRCNN(TINY).state_dict(), TINY, PROVENANCE)
+    return path
+
+
+def test_list_has_every_shipped_checkpoint() -> None:
+    result = run("list", "--json")
+    assert result.exit_code == 0
+    shipped = json.loads(result.stdout)
+    assert [s["name"] for s in shipped] == shipped_names()
+    assert all(s["megabytes"] > 1 and s["classes"] for s in shipped)
+    table = run("list")
+    assert table.exit_code == 0
+    assert all(name in table.stdout for name in shipped_names())
+
+
+def test_show_as_json(checkpoint: Path) -> None:
+    document = json.loads(run("show", checkpoint, "--json").stdout)
+    assert document["name"] == str(checkpoint)
+    assert document["network"] == "tiny"
+    assert document["classes"] == list(TINY.categories)
+    assert document["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert (document["mask_ap"], document["box_ap"]) == (0.25, None)
+    assert document["parameters"] == sum(p.numel() for p in MaskRCNN(TINY).parameters())
+    assert document["preset"]["max_detections"] == TINY.max_detections
+    assert document["provenance"] == PROVENANCE
+
+
+def test_show_on_the_terminal(checkpoint: Path) -> None:
+    result = run("show", checkpoint)
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.stdout.split("\n")]
+    assert "classes 5: cell, [bold]nucleus, debris, fibre, ..." in lines
+    assert "max_detections 100" in lines
+    assert "data plates.json" in lines
+    assert "mask ap 0.25" in lines
+
+
+def test_show_of_nothing_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<html>sign in</html>")
+    for weights in ("neclei", tmp_path / "page.html"):
+        result = run("show", weights)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: ")
+        assert result.stdout == ""

@@ -1,0 +1,164 @@
+"""`predict`: any image in, sane detections out, in every precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.ops import box_iou
+
+from model import Checkpoint, Detections, MaskRCNN, Preset, load_model
+from model.transform import shrink
+
+Photos = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny: Preset, tiny_torchvision: TorchvisionMaskRCNN) -> Checkpoint:
+    return Checkpoint(tiny_torchvision.state_dict(), tiny, "", {})
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16", "fp16"])
+def network(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> MaskRCNN:
+    return load_model(checkpoint, precision=request.param, device="cpu")
+
+
+def assert_sane(found: Detections, height: int, width: int, preset: Preset) -> None:
+    number = len(found)
+    assert number <= preset.max_detections
+    assert found.boxes.shape == (number, 4)
+    assert found.scores.shape == found.labels.shape == (number,)
+    assert found.masks.shape == (number, 28, 28)
+    assert found.boxes.dtype == found.scores.dtype == found.masks.dtype == torch.float32
+    assert found.labels.dtype == torch.int64
+    for field in (found.boxes, found.scores, found.masks):
+        assert field.isfinite().all()
+    low, high = found.boxes[:, :2], found.boxes[:, 2:]
+    assert (low >= 0).all()
+    assert (low < high).all()
+    assert (high <= torch.tensor([width, height]) * (1 + 1e-6)).all()
+    assert (found.scores > preset.min_score).all()
+    assert (found.scores <= 1).all()
+    assert (found.scores.diff() <= 0).all()  # best first
+    assert ((found.labels >= 1) & (found.labels <= len(preset.categories))).all()
+    assert ((found.masks >= 0) & (found.masks <= 1)).all()
+
+
+def test_photos(network: MaskRCNN, photos: Photos) -> None:
+    found = network.predict(list(photos.values()))
+    for image, detections in zip(photos.values(), found, strict=True):
+        assert len(detections) >= 10
+        assert_sane(detections, *image.shape[:2], network.preset)
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.integers(1, 400)), min_size=1, max_size=4), st.integers(0, 2**31))
+@settings(deadline=None, max_examples=15)
+def test_any_image(network: MaskRCNN, sizes: list[tuple[int, int]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    for size, detections in zip(sizes, network.predict(images), strict=True):
+        assert_sane(detections, *size, network.preset)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3), (1, 2000), (2000, 1)])
+def test_specks_and_strips(network: MaskRCNN, photos: Photos, size: tuple[int, int]) -> None:
+    image = np.resize(photos["landscape"], (*size, 3))
+    (found,) = network.predict([image])
+    assert_sane(found, *size, network.preset)
+
+
+def test_no_images(network: MaskRCNN) -> None:
+    assert network.predict([]) == []
+
+
+def test_nothing_found(checkpoint: Checkpoint, photos: Photos) -> None:
+    """Empty fields of the right shapes and types, alone and beside an image in which something is found."""
+    (all_found,) = load_model(checkpoint, precision="fp32", device="cpu").predict([photos["landscape"]])
+    blank = np.full_like(photos["landscape"], 128)
+    (of_blank,) = load_model(checkpoint, precision="fp32", device="cpu").predict([blank])
+    best = [d.scores.max().item() if len(d) else 0.0 for d in (all_found, of_blank)]
+    assert best[0] > best[1]
+    network = load_model(checkpoint, precision="fp32", device="cpu", min_score=sum(best) / 2)
+    for images, blanks in (([blank], [0]), ([blank, photos["landscape"], blank], [0, 2])):
+        found = network.predict(images)
+        for i, detections in enumerate(found):
+            assert (len(detections) == 0) == (i in blanks)
+            assert_sane(detections, 480, 640, network.preset)
+
+
+def test_limits_are_overrides(checkpoint: Checkpoint, photos: Photos) -> None:
+    def predict(**overrides: float) -> Detections:
+        network = load_model(checkpoint, precision="fp32", device="cpu", **overrides)
+        (found,) = network.predict([photos["landscape"]])
+        assert_sane(found, 480, 640, network.preset)
+        return found
+
+    full = predict(max_detections=500)
+    assert len(full) > 60
+    few = predict(max_detections=7)
+    assert torch.equal(few.boxes, full.boxes[:7])
+    bound = full.scores[20].item()
+    assert len(predict(min_score=bound, max_detections=500)) == (full.scores > bound).sum()
+
+
+def test_tensors_and_arrays_alike(checkpoint: Checkpoint, photos: Photos) -> None:
+    network = load_model(checkpoint, precision="fp32", device="cpu")
+    image = photos["portrait"]
+    array, tensor, fortran = network.predict([image, torch.from_numpy(image), np.asfortranarray(image)], batch_size=1)
+    assert len(array) >= 10
+    assert torch.equal(array.boxes, tensor.boxes)
+    assert torch.equal(array.boxes, fortran.boxes)
+
+
+def test_a_view_with_channels_reversed(checkpoint: Checkpoint, photos: Photos) -> None:
+    """`image[..., ::-1]` is how everyone turns OpenCV's BGR into RGB."""
+    network = load_model(checkpoint, precision="fp32", device="cpu")
+    bgr = photos["portrait"][..., ::-1].copy()
+    (found,) = network.predict([bgr[..., ::-1]])
+    (expected,) = network.predict([photos["portrait"]])
+    assert torch.equal(found.boxes, expected.boxes)
+
+
+def test_the_order_of_results_is_that_of_images(checkpoint: Checkpoint, photos: Photos) -> None:
+    network = load_model(checkpoint, precision="fp32", device="cpu")
+    images = [photos[n] for n in ("wide", "square", "landscape", "portrait", "wide", "square", "small", "wide")]
+    alone = [network.predict([image])[0] for image in images]
+    for size in (1, 2, 8):
+        for found, expected in zip(network.predict(images, batch_size=size), alone, strict=True):
+            assert len(found) == len(expected)
+            torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=5e-3)
+
+
+def matched(found: Detections, reference: Detections) -> float:
+    """The share of the reference's detections with one of the same label at IoU 0.5 or more."""
+    same = found.labels[:, None] == reference.labels
+    return ((box_iou(found.boxes, reference.boxes) >= 0.5) & same).any(0).float().mean().item()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_finds_mostly_the_same(checkpoint: Checkpoint, photos: Photos, precision: str) -> None:
+    """Random boxes overlap at random, so NMS falls otherwise now and then; a trained network's do less."""
+    images = list(photos.values())
+    half = load_model(checkpoint, precision=precision, device="cpu")
+    assert half.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    references = load_model(checkpoint, precision="fp32", device="cpu").predict(images)
+    shares = [matched(f, r) for f, r in zip(half.predict(images), references, strict=True)]
+    assert np.mean(shares) > {"bf16": 0.75, "fp16": 0.9}[precision]
+
+
+def test_shrunk_images_give_boxes_in_original_pixels(checkpoint: Checkpoint, photos: Photos) -> None:
+    network = load_model(checkpoint, precision="fp32", device="cpu")
+    images = [torch.from_numpy(photos[n]) for n in ("landscape", "portrait", "square")]
+    reduced = [shrink(image, network.preset) for image in images]
+    assert all(r.shape[0] < i.shape[0] for r, i in zip(reduced, images, strict=True))
+    sizes = [tuple(image.shape[:2]) for image in images]
+    for found, expected, size in zip(
+        network.predict(reduced, sizes=sizes), network.predict(images), sizes, strict=True
+    ):
+        assert_sane(found, *size, network.preset)
+        assert found.boxes.max() > reduced[0].shape[1]  # well past the reduced image
+        assert matched(found, expected) > 0.7
+        torch.testing.assert_close(found.scores[:3], expected.scores[:3], rtol=0, atol=0.05)

@@ -1,0 +1,66 @@
+"""Addresses, and a store's errors as one line without credentials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+
+from pipeline.errors import InputError
+from pipeline.storage import Place, explain, place
+
+
+def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert place("a/b").url == f"{tmp_path}/a/b"
+    assert place(f"file://{tmp_path}/a").url == f"{tmp_path}/a"
+    assert place("s3://bucket/key/").url == "s3://bucket/key"
+    assert place("s3://bucket/key").join("results", "x").path == "bucket/key/results/x"
+
+
+def test_put_and_list(tmp_path: Path) -> None:
+    folder = place(tmp_path / "new" / "folder")
+    assert folder.list(".json") == []
+    folder.join("b.json").put(b"1")
+    folder.join("a.json").put(b"2")
+    folder.join("a.json").put(b"3")
+    assert [p.url.rsplit("/", 1)[-1] for p in folder.list(".json")] == ["a.json", "b.json"]
+    assert (tmp_path / "new/folder/a.json").read_bytes() == b"3"
+    assert len(list((tmp_path / "new/folder").iterdir())) == 2
+
+
+def test_unknown_stores_and_missing_packages_say_what_to_do() -> None:
+    with pytest.raises(InputError, match="nosuch://x"):
+        _ = place("nosuch://x/y").fs
+    with pytest.raises(InputError, match="pip install gcsfs"):
+        _ = place("gs://bucket/x").fs
+
+
+def test_options_are_not_shown() -> None:
+    assert "hunter2" not in repr(Place("s3://b/k", {"secret": "hunter2"}))
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "ListObjectsV2"), "access denied"),
+        (PermissionError("Forbidden"), "access denied"),
+        (FileNotFoundError("bucket"), "no such bucket"),
+        (ConnectionRefusedError("x"), "cannot be reached"),
+        (OSError("odd\nthing"), "cannot be read"),
+    ],
+)
+def test_errors_become_a_line_with_a_remedy(error: Exception, says: str) -> None:
+    text = str(explain("s3://bucket/x", error))
+    assert text.startswith("s3://bucket/x: ")
+    assert says in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    ["secret=AbC123/x", "'secret': 'AbC123/x'", "X-Amz-Signature=AbC123/x&a=b", "aws_secret_access_key = AbC123/x"],
+)
+def test_credentials_in_an_error_are_blotted_out(quoted: str) -> None:
+    assert "AbC123" not in str(explain("s3://b", OSError(f"request failed: {quoted}")))
