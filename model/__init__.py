@@ -1,9 +1,20 @@
 """Mask R-CNN, inference only. Useful on its own: `load_model("nuclei").predict([image])`."""
 
-from model.errors import RleError, WeightsError
-from model.load import Checkpoint, load_model, read_checkpoint, shipped_names
-from model.mask_rcnn import Detections, MaskRCNN
-from model.preset import Preset, PresetError
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from model.errors import PresetError, RleError, WeightsError
+from model.preset import Preset
+
+if TYPE_CHECKING:
+    from model.load import Checkpoint, load_model, read_checkpoint, shipped_names
+    from model.mask_rcnn import Detections, MaskRCNN
+
+# PyTorch takes seconds to import; who only needs an error or a preset should not wait for it.
+_LATER = dict.fromkeys(("Checkpoint", "load_model", "read_checkpoint", "shipped_names"), "model.load")
+_LATER |= dict.fromkeys(("Detections", "MaskRCNN"), "model.mask_rcnn")
 
 __all__ = [
     "Checkpoint",
@@ -17,3 +28,9 @@ __all__ = [
     "read_checkpoint",
     "shipped_names",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)

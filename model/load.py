@@ -21,9 +21,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from model.errors import WeightsError
+from model.errors import PresetError, WeightsError
 from model.mask_rcnn import MaskRCNN
-from model.preset import Preset, PresetError
+from model.preset import Preset
 from model.torchvision_layout import modernise, preset_of
 
 SHIPPED = Path(__file__).parent / "weights"

@@ -13,12 +13,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from model.errors import PresetError
+
 Floats = tuple[float, ...]
 Ints = tuple[int, ...]
-
-
-class PresetError(ValueError):
-    """A preset that does not exist in this form: an unknown field or an impossible value."""
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,15 @@ def test_nothing_found(checkpoint: Checkpoint, photos: Photos) -> None:
             assert_sane(detections, 480, 640, network.preset)
 
 
+@pytest.mark.parametrize("override", ["rpn_min_size", "min_box"])
+def test_nothing_large_enough(checkpoint: Checkpoint, photos: Photos, override: str) -> None:
+    """No proposal, or no box, survives: torchvision returns empty fields then, and so must we."""
+    network = load_model(checkpoint, precision="fp32", device="cpu", **{override: 1e6})
+    for detections in network.predict([photos["landscape"], photos["portrait"]]):
+        assert len(detections) == 0
+        assert_sane(detections, 480, 640, network.preset)
+
+
 def test_limits_are_overrides(checkpoint: Checkpoint, photos: Photos) -> None:
     def predict(**overrides: float) -> Detections:
         network = load_model(checkpoint, precision="fp32", device="cpu", **overrides)
