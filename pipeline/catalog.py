@@ -147,7 +147,7 @@ def _read_tar(container: Container, options: dict) -> list[tuple]:
     rows: list[tuple] = []
     try:
         with (
-            place.fs.open(place.path, "rb", block_size=TAR_BLOCK) as file,
+            place.fs.open(place.path, "rb", block_size=TAR_BLOCK, cache_type="readahead") as file,
             tarfile.open(fileobj=file, mode="r:") as tar,
         ):
             for member in tar:

@@ -69,7 +69,7 @@ class Connection:
 
 
 def _start_here() -> None:
-    """Starts Ray on this machine, on loopback, without its dashboard."""
+    """Starts Ray on this machine, without its dashboard; Ray asks for a token wherever it listens."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _stderr_away():
@@ -78,7 +78,6 @@ def _start_here() -> None:
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
-            _node_ip_address="127.0.0.1",
         )
 
 

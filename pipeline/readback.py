@@ -71,7 +71,7 @@ def results_dataset(output: Place) -> pads.Dataset:
         InputError: there are no results (yet), this is no output, or it cannot be read.
     """
     paths = _results(output)
-    return pads.dataset(paths, schema=RESULTS, filesystem=_ranged(output).arrow(), format="parquet")
+    return pads.dataset(paths, schema=RESULTS, filesystem=output.arrow(), format="parquet")
 
 
 def counts(output: Place) -> Counts:
@@ -104,7 +104,7 @@ def description(output: Place) -> dict[str, Any]:
         InputError: there are no results (yet), this is no output, or it cannot be read.
     """
     for place in _list(output, "results"):
-        if (footer := _footer(_ranged(place))) is not None:
+        if (footer := _footer(place)) is not None:
             return description_of(footer.schema.to_arrow_schema())
     raise _nothing(output)
 
@@ -225,12 +225,4 @@ def _footer(place: Place) -> pq.FileMetaData | None:
 def _map(function: Callable[[Place], T | None], places: Iterable[Place]) -> list[T | None]:
     """The function of each file, in order, many at once."""
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(function, map(_ranged, places)))
-
-
-def _ranged(place: Place) -> Place:
-    """The place through a client that fetches the bytes asked for and no more.
-
-    s3fs reads 50 MB ahead by default, so one column of a results file would cost the whole file.
-    """
-    return Place(place.url, {"default_cache_type": "none"} | place.options) if place.protocol == "s3" else place
+        return list(pool.map(function, places))

@@ -45,7 +45,7 @@ class Place:
         """
         try:
             if self.protocol == "s3":
-                return fsspec.filesystem("s3", **{"config_kwargs": S3_TIMEOUTS} | self.options)
+                return fsspec.filesystem("s3", **S3_DEFAULTS | self.options)
             if self.protocol == "file":
                 return fsspec.filesystem("file", auto_mkdir=True)
             return fsspec.filesystem(self.protocol, **self.options)
@@ -95,8 +95,10 @@ class Place:
         return path if self.protocol == "file" else f"{self.protocol}://{path.lstrip('/')}"
 
 
-# A store that cannot be reached should be reported in seconds, and a slow one survived.
+# A store that cannot be reached should be reported in seconds, and a slow one survived. s3fs reads 50 MB
+# ahead by default, so that one column of a Parquet file would cost the whole file.
 S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
+S3_DEFAULTS = {"config_kwargs": S3_TIMEOUTS, "default_cache_type": "none"}
 
 
 def place(url: str | os.PathLike[str], options: dict[str, Any] | None = None) -> Place:

@@ -56,7 +56,7 @@ TINY = Preset(
 
 
 @pytest.fixture(scope="session")
-def photos() -> dict[str, np.ndarray]:
+def pixels() -> dict[str, np.ndarray]:
     """uint8 (H, W, 3) RGB of five shapes."""
     return {name: np.array(Image.open(PHOTOS / file).convert("RGB")) for name, file in NAMES.items()}
 
@@ -68,10 +68,10 @@ def tiny() -> Preset:
 
 
 @pytest.fixture(scope="session")
-def tiny_torchvision(photos: dict[str, np.ndarray]) -> TorchvisionMaskRCNN:
+def tiny_torchvision(pixels: dict[str, np.ndarray]) -> TorchvisionMaskRCNN:
     """torchvision's Mask R-CNN in the shape of `tiny`, random but detecting."""
     torch.manual_seed(0)
-    return _calibrate(build_torchvision(TINY), photos["landscape"])
+    return _calibrate(build_torchvision(TINY), pixels["landscape"])
 
 
 @pytest.fixture(scope="session")

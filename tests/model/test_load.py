@@ -223,7 +223,7 @@ def test_a_uri_that_cannot_be_read(uri: str) -> None:
         read_checkpoint(uri)
 
 
-def test_safetensors_with_a_preset(tiny: Preset, tiny_torchvision: TorchvisionMaskRCNN, photos: Any, tmp_path: Path):
+def test_safetensors_with_a_preset(tiny: Preset, tiny_torchvision: TorchvisionMaskRCNN, pixels: Any, tmp_path: Path):
     state, path = tiny_torchvision.state_dict(), tmp_path / "tiny.safetensors"
     provenance = {"data": "none", "seed": 0}
     metadata = {"preset": tiny.to_json(), "provenance": json.dumps(provenance)}
@@ -233,9 +233,9 @@ def test_safetensors_with_a_preset(tiny: Preset, tiny_torchvision: TorchvisionMa
     assert checkpoint.preset == tiny
     assert checkpoint.provenance == provenance
     assert checkpoint.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    found = load_model(path, precision="fp32", device="cpu").predict([photos["small"]])[0]
+    found = load_model(path, precision="fp32", device="cpu").predict([pixels["small"]])[0]
     with torch.inference_mode():
-        (expected,) = tiny_torchvision([torch.from_numpy(photos["small"]).permute(2, 0, 1).float() / 255])
+        (expected,) = tiny_torchvision([torch.from_numpy(pixels["small"]).permute(2, 0, 1).float() / 255])
     assert len(expected["boxes"]) >= 10
     torch.testing.assert_close(found.boxes, expected["boxes"], rtol=0, atol=1e-3)
 

@@ -60,11 +60,11 @@ def small(network: TorchvisionMaskRCNN, size: int, longest: int) -> dict[str, in
 
 
 @pytest.fixture(scope="module")
-def r50(request: pytest.FixtureRequest, photos: Photos, calibrate: Calibrate, tmp_path_factory: Any) -> Network:
+def r50(request: pytest.FixtureRequest, pixels: Photos, calibrate: Calibrate, tmp_path_factory: Any) -> Network:
     """torchvision's R50-FPN with 91 outputs from a seed."""
     torch.manual_seed(request.param)
     network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=320, max_size=533)
-    calibrate(network, photos["landscape"])
+    calibrate(network, pixels["landscape"])
     return saved(network, tmp_path_factory.mktemp("r50") / "weights.pth")
 
 
@@ -73,15 +73,15 @@ def r50(request: pytest.FixtureRequest, photos: Photos, calibrate: Calibrate, tm
     ("r50", "names"), [(1, ["portrait", "wide"]), (0, ["landscape", "portrait", "mirrored"])], indirect=["r50"]
 )
 def test_r50_at_full_size(
-    r50: Network, names: list[str], photos: Photos, torchvision_detections: Reference, assert_same: AssertSame
+    r50: Network, names: list[str], pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
 ) -> None:
     """800/1333, a list of mixed shapes of which two share a batch, each against torchvision alone."""
-    photos = photos | {"mirrored": photos["landscape"][:, ::-1].copy()}
+    pixels = pixels | {"mirrored": pixels["landscape"][:, ::-1].copy()}
     reference = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
     reference.load_state_dict(r50.torchvision.state_dict())
-    found = load_model(r50.path, precision="fp32", device="cpu").predict([photos[name] for name in names])
+    found = load_model(r50.path, precision="fp32", device="cpu").predict([pixels[name] for name in names])
     for ours, name in zip(found, names, strict=True):
-        expected = torchvision_detections(reference, photos[name])
+        expected = torchvision_detections(reference, pixels[name])
         assert len(expected) >= 36
         assert len(expected.labels.unique()) >= 3
         assert expected.masks.std() > 0.2
@@ -91,32 +91,32 @@ def test_r50_at_full_size(
 @pytest.mark.slow
 @pytest.mark.parametrize("r50", [0], indirect=True)
 def test_r50_alone_and_among_changing_neighbours(
-    r50: Network, photos: Photos, torchvision_detections: Reference, assert_same: AssertSame
+    r50: Network, pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
 ) -> None:
     overrides = small(r50.torchvision, 256, 427)
     network = load_model(r50.checkpoint, precision="fp32", device="cpu", **overrides)
-    crop = photos["square"][:459]  # 612 x 459: in the padded shape of the 640 x 480 photo
-    references = {name: torchvision_detections(r50.torchvision, photos[name]) for name in ("landscape", "small")}
+    crop = pixels["square"][:459]  # 612 x 459: in the padded shape of the 640 x 480 photo
+    references = {name: torchvision_detections(r50.torchvision, pixels[name]) for name in ("landscape", "small")}
     references["crop"] = torchvision_detections(r50.torchvision, crop)
     assert all(len(reference) >= 36 for reference in references.values())
 
-    (alone,) = network.predict([photos["landscape"]])
+    (alone,) = network.predict([pixels["landscape"]])
     assert_same(alone, references["landscape"])
-    together = network.predict([crop, photos["landscape"], photos["small"]])
+    together = network.predict([crop, pixels["landscape"], pixels["small"]])
     for ours, name in zip(together, ("crop", "landscape", "small"), strict=True):
         assert_same(ours, references[name])
-    other = network.predict([photos["landscape"], 255 - crop])  # another neighbour, another place in the batch
+    other = network.predict([pixels["landscape"], 255 - crop])  # another neighbour, another place in the batch
     assert_same(other[0], references["landscape"])
-    single = network.predict([crop, photos["landscape"]], batch_size=1)
+    single = network.predict([crop, pixels["landscape"]], batch_size=1)
     assert_same(single[0], references["crop"])
     assert_same(single[1], references["landscape"])
 
 
 @pytest.mark.parametrize("r50", [0], indirect=True)
-def test_r50_ends_as_torchvisions_pasted_masks(r50: Network, photos: Photos) -> None:
+def test_r50_ends_as_torchvisions_pasted_masks(r50: Network, pixels: Photos) -> None:
     """End to end: our RLE of an image decodes to what torchvision's own forward pass pastes."""
     overrides = small(r50.torchvision, 256, 256)
-    image = photos["small"]
+    image = pixels["small"]
     (found,) = load_model(r50.checkpoint, precision="fp32", device="cpu", **overrides).predict([image])
     with torch.inference_mode():
         (reference,) = r50.torchvision([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
@@ -150,15 +150,15 @@ def assert_parity(
 
 @pytest.mark.slow
 def test_r101_with_frozen_normalisation(
-    photos: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
+    pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:
     """As torchvision builds it for anything but its own COCO weights: FrozenBatchNorm2d, epsilon 1e-5."""
     torch.manual_seed(2)
     backbone = resnet_fpn_backbone(backbone_name="resnet101", weights=None, norm_layer=FrozenBatchNorm2d)
     network = TorchvisionMaskRCNN(backbone, 21)
     overrides = small(network, 256, 256)
-    calibrate(network, photos["landscape"])
-    images = [photos["square"]]
+    calibrate(network, pixels["landscape"])
+    images = [pixels["square"]]
     preset = assert_parity(network, tmp_path / "r101.pth", images, torchvision_detections, assert_same, **overrides)
     assert preset.blocks == (3, 4, 23, 3)
     assert preset.frozen_bn
@@ -167,7 +167,7 @@ def test_r101_with_frozen_normalisation(
 
 @pytest.mark.slow
 def test_r50_with_frozen_normalisation_of_epsilon_zero(
-    photos: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
+    pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:
     """As torchvision runs its own COCO weights. The variances are as small as an epsilon, so that it shows."""
     torch.manual_seed(3)
@@ -175,13 +175,13 @@ def test_r50_with_frozen_normalisation_of_epsilon_zero(
     network = TorchvisionMaskRCNN(backbone, 91)
     overwrite_eps(network, 0.0)
     overrides = small(network, 192, 256)
-    network = calibrate(network, photos["landscape"])
+    network = calibrate(network, pixels["landscape"])
     body = network.backbone.body
     body.conv1.weight.data *= 0.01
     body.bn1.running_mean *= 0.01
     body.bn1.running_var *= 1e-4
     assert body.bn1.running_var.median() < 1e-3
-    images = [photos["landscape"]]
+    images = [pixels["landscape"]]
     preset = assert_parity(network, tmp_path / "r50.pth", images, torchvision_detections, assert_same, **overrides)
     assert preset.bn_eps == 0.0
     overrides["bn_eps"] = 1e-5
@@ -191,7 +191,7 @@ def test_r50_with_frozen_normalisation_of_epsilon_zero(
 
 
 def test_r18_with_other_classes_anchors_and_thresholds(
-    photos: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
+    pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:
     """Basic blocks, and every setting that leaves no trace in a state dict given as an override."""
     torch.manual_seed(4)
@@ -211,11 +211,11 @@ def test_r18_with_other_classes_anchors_and_thresholds(
         box_nms_thresh=0.3,
         box_detections_per_img=40,
     )
-    calibrate(network, photos["landscape"])
+    calibrate(network, pixels["landscape"])
     preset = assert_parity(
         network,
         tmp_path / "r18.pth",
-        [photos["landscape"], photos["portrait"], photos["square"]],
+        [pixels["landscape"], pixels["portrait"], pixels["square"]],
         torchvision_detections,
         assert_same,
         min_size=192,
@@ -237,14 +237,14 @@ def test_r18_with_other_classes_anchors_and_thresholds(
 
 
 def test_a_resnext_trunk(
-    photos: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
+    pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:
     torch.manual_seed(5)
     backbone = resnet_fpn_backbone(backbone_name="resnext50_32x4d", weights=None, norm_layer=nn.BatchNorm2d)
     network = TorchvisionMaskRCNN(backbone, 6)
     overrides = small(network, 192, 256)
-    calibrate(network, photos["landscape"])
-    images = [photos["portrait"]]
+    calibrate(network, pixels["landscape"])
+    images = [pixels["portrait"]]
     preset = assert_parity(network, tmp_path / "x50.pth", images, torchvision_detections, assert_same, **overrides)
     assert preset.groups == 32
     assert preset.trunk_widths == (128, 256, 512, 1024)
@@ -253,14 +253,14 @@ def test_a_resnext_trunk(
 def test_a_preset_of_other_widths(
     tiny: Preset,
     tiny_torchvision: TorchvisionMaskRCNN,
-    photos: Photos,
+    pixels: Photos,
     torchvision_detections: Reference,
     assert_same: AssertSame,
 ) -> None:
     """Nothing at its default: the checkpoint's own preset says it all."""
     checkpoint = Checkpoint(tiny_torchvision.state_dict(), tiny, "", {})
     network = load_model(checkpoint, precision="fp32", device="cpu")
-    images = [*photos.values(), photos["wide"][:, ::-1].copy(), photos["wide"][:5], photos["small"][:, :4]]
+    images = [*pixels.values(), pixels["wide"][:, ::-1].copy(), pixels["wide"][:5], pixels["small"][:, :4]]
     references = [torchvision_detections(tiny_torchvision, image) for image in images]
     assert min(len(reference) for reference in references[:5]) >= 10
     for found, reference in zip(network.predict(images, batch_size=1), references, strict=True):

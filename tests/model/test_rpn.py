@@ -127,14 +127,14 @@ def test_the_papers_design_is_torchvisions_rpn_on_one_level() -> None:
 
 
 @pytest.mark.parametrize("scores", [1, 2])
-def test_a_network_of_the_papers_design_predicts(photos: dict[str, np.ndarray], tiny: Preset, scores: int) -> None:
+def test_a_network_of_the_papers_design_predicts(pixels: dict[str, np.ndarray], tiny: Preset, scores: int) -> None:
     """Nine anchors, proposals from the finest map alone, RoIs from all."""
     preset = tiny.replace(
         rpn_levels=1, rpn_scores=scores, anchor_sizes=PAPER.anchor_sizes, anchor_ratios=PAPER.anchor_ratios, min_score=0
     )
     torch.manual_seed(5)
     network = MaskRCNN(preset).prepare(torch.float32, torch.device("cpu"))
-    for found in network.predict([photos["landscape"], photos["portrait"]]):
+    for found in network.predict([pixels["landscape"], pixels["portrait"]]):
         assert len(found) > 5
         assert found.boxes.shape == (len(found), 4)
         assert found.masks.shape == (len(found), 28, 28)

@@ -51,9 +51,9 @@ def test_padding_is_the_next_multiple(height: int, width: int, step: int) -> Non
 
 
 @pytest.mark.parametrize("limits", [(800, 1333), (320, 533), (200, 210)])
-def test_input_is_torchvisions_on_photos(photos: dict[str, np.ndarray], limits: tuple[int, int]) -> None:
+def test_input_is_torchvisions_on_photos(pixels: dict[str, np.ndarray], limits: tuple[int, int]) -> None:
     preset = Preset(min_size=limits[0], max_size=limits[1])
-    for photo in photos.values():
+    for photo in pixels.values():
         size = resized_size(*photo.shape[:2], preset)
         found = to_input([torch.from_numpy(photo)], [size], preset, CPU)
         expected, _ = torchvisions(preset)([torch.from_numpy(photo).permute(2, 0, 1).float() / 255])
@@ -70,10 +70,10 @@ def test_input_of_odd_shapes_is_torchvisions(size: tuple[int, int]) -> None:
     torch.testing.assert_close(found, expected.tensors, rtol=0, atol=1e-6)
 
 
-def test_a_batch_is_its_images_and_zeros_after_them(photos: dict[str, np.ndarray]) -> None:
+def test_a_batch_is_its_images_and_zeros_after_them(pixels: dict[str, np.ndarray]) -> None:
     """Sizes of one padded shape share a batch; the padding is zero, the colour of the mean."""
     preset = Preset(min_size=320, max_size=533)
-    images = [torch.from_numpy(photos["landscape"]), torch.from_numpy(photos["square"][:452])]  # 320 x 426, 320 x 433
+    images = [torch.from_numpy(pixels["landscape"]), torch.from_numpy(pixels["square"][:452])]  # 320 x 426, 320 x 433
     sizes = [resized_size(*i.shape[:2], preset) for i in images]
     assert sizes[0] != sizes[1]
     assert padded_size(sizes[0], preset) == padded_size(sizes[1], preset)
@@ -101,10 +101,10 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.einsum("ih,hwc,jw->ijc", rows, image.astype(float), columns, optimize=True)
 
 
-def test_shrink_is_the_float_resize_to_half_a_grey_level(photos: dict[str, np.ndarray]) -> None:
+def test_shrink_is_the_float_resize_to_half_a_grey_level(pixels: dict[str, np.ndarray]) -> None:
     """To half a level and what float32 loses in positions up to 640."""
     preset = Preset(min_size=200, max_size=280)
-    for photo in photos.values():
+    for photo in pixels.values():
         found = shrink(torch.from_numpy(photo), preset)
         assert found.dtype == torch.uint8
         assert tuple(found.shape) == (*resized_size(*photo.shape[:2], preset), 3)
@@ -112,9 +112,9 @@ def test_shrink_is_the_float_resize_to_half_a_grey_level(photos: dict[str, np.nd
         assert np.abs(found.numpy() - bilinear(photo, *found.shape[:2])).max() <= 0.51
 
 
-def test_input_of_a_shrunk_image_is_within_a_grey_level(photos: dict[str, np.ndarray]) -> None:
+def test_input_of_a_shrunk_image_is_within_a_grey_level(pixels: dict[str, np.ndarray]) -> None:
     preset = Preset(min_size=200, max_size=280)
-    for photo in photos.values():
+    for photo in pixels.values():
         image, size = torch.from_numpy(photo), resized_size(*photo.shape[:2], preset)
         found = to_input([shrink(image, preset)], [size], preset, CPU)
         expected, _ = torchvisions(preset)([image.permute(2, 0, 1).float() / 255])
