@@ -50,7 +50,7 @@ class Display(Watcher):
     def phase(self, text: str) -> None:
         """A new step: a line, and a bar of unknown length."""
         err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {text}")
-        self._bar.update(self._task, description=text, total=None, completed=0, rate="", eta="")
+        self._bar.reset(self._task, description=text, total=None, completed=0, rate="", eta="")
         self._began = self._last_line = time.monotonic()
 
     def reading(self, done: int, total: int) -> None:

@@ -121,7 +121,9 @@ def measure(weights: Path, annotations: Path, images: Path) -> dict[str, Any]:
                     "segmentation": segmentation,
                 }
             )
-    return average_precision(dataset, results, network.preset.max_detections)
+    figures = average_precision(dataset, results, network.preset.max_detections)
+    about = {"data": annotations.name, "images": len(dataset["images"])}
+    return figures | about | {"max_detections": network.preset.max_detections}
 
 
 def _xywh(box: list[float]) -> list[float]:

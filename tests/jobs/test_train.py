@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from jobs.demo import DATA
 from jobs.train import SMALL, measure
-from model import load_model, read_checkpoint
+from model import read_checkpoint
 from model.training.crops import CropOptions, Crops
 from model.training.loop import Recipe, train
 from model.training.network import build_torchvision
@@ -106,28 +104,6 @@ def test_a_saved_run_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert steps == [3, 4, 5]
     assert done["done"]["steps"] == 5
     assert not saved.exists()
-
-
-@pytest.mark.slow
-def test_shipped_weights_are_torchvision_weights() -> None:
-    """The trained checkpoint gives torchvision's numbers: boxes within 1e-3 px, scores 1e-5, masks 1e-4."""
-    checkpoint = read_checkpoint("nuclei")
-    network, reference = load_model(checkpoint, precision="fp32"), build_torchvision(checkpoint.preset).eval()
-    assert not reference.load_state_dict(checkpoint.state, strict=False).unexpected_keys
-    files = sorted((DATA / "images").iterdir())[:6]
-    images = [np.array(Image.open(f).convert("RGB")) for f in files]
-    logits: list[torch.Tensor] = []
-    reference.roi_heads.mask_predictor.register_forward_hook(lambda _, __, output: logits.append(output))
-    seen = 0
-    for found, image in zip(network.predict(images), images, strict=True):
-        with torch.inference_mode():
-            expected = reference([torch.from_numpy(image).permute(2, 0, 1).float() / 255])[0]
-        assert found.labels.tolist() == expected["labels"].tolist()
-        torch.testing.assert_close(found.boxes, expected["boxes"], rtol=0, atol=1e-3)
-        torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-5)
-        torch.testing.assert_close(found.masks, logits[-1][:, 1].sigmoid(), rtol=0, atol=1e-4)
-        seen += len(found)
-    assert seen > 50
 
 
 @pytest.mark.slow
