@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from PIL import Image
-from pipeline.evaluate import average_precision
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jobs.console import USAGE, console, err, errors_to_exit, fail
@@ -21,6 +20,7 @@ from model.save import write_checkpoint
 from model.training.crops import CropOptions
 from model.training.loop import Recipe
 from model.training.loop import train as run_training
+from pipeline.evaluate import average_precision
 
 # 5.8 M parameters, 11.6 MB in half precision: trains on two CPU cores in two hours.
 SMALL = Preset(

@@ -34,7 +34,7 @@ class BoxPredictor(nn.Module):
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (R, hidden) to logits (R, outputs) and deltas (R, outputs, 4); output 0 is background."""
-        return self.cls_score(hidden), self.bbox_pred(hidden).reshape(len(hidden), -1, 4)
+        return self.cls_score(hidden), self.bbox_pred(hidden).unflatten(1, (-1, 4))
 
 
 class MaskPredictor(nn.Module):

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def read_checkpoint(weights: str | os.PathLike[str]) -> Checkpoint:
         state, preset_json, provenance = _read_torch(data, location), None, {}
     else:
         state, metadata = _read_safetensors(data, location)
-        preset_json, provenance = metadata.get("preset"), json.loads(metadata.get("provenance", "{}"))
+        preset_json, provenance = metadata.get("preset"), _provenance(metadata.get("provenance", "{}"), location)
     try:
         state = modernise(state)
         preset = Preset.from_json(preset_json) if preset_json else preset_of(state)
@@ -174,15 +173,28 @@ def _read_safetensors(data: bytes, location: str) -> tuple[dict[str, Tensor], di
     return state, header.get("__metadata__", {})
 
 
+def _provenance(text: str, location: str) -> dict[str, Any]:
+    try:
+        provenance = json.loads(text)
+    except json.JSONDecodeError:
+        provenance = None
+    if not isinstance(provenance, dict):
+        raise WeightsError(f"{location}: its provenance is not a JSON object")
+    return provenance
+
+
 def _read_torch(data: bytes, location: str) -> dict[str, Tensor]:
     """A state dict, bare or under the key that training scripts put it."""
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"cannot read {location} as plain tensors: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # on damaged input the loader fails in many ways
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise WeightsError(f"cannot read {location} as plain tensors: {reason}") from None
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not content:
         raise WeightsError(f"{location} holds no state dict (name -> tensor)")
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+        raise WeightsError(f"{location} holds more than a state dict (name -> tensor)")
     return {k.removeprefix("module."): v for k, v in content.items()}

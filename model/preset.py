@@ -142,6 +142,8 @@ class Preset:
             fields = json.loads(text)
         except json.JSONDecodeError as error:
             raise PresetError(f"preset is not JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise PresetError(f"preset is not a JSON object but {text[:40]!r}")
         return cls().replace(**fields)
 
 

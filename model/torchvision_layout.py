@@ -40,14 +40,15 @@ def preset_of(state: dict[str, Tensor]) -> Preset:
     Raises:
         WeightsError: these are not the keys of a torchvision Mask R-CNN.
     """
+    if "backbone.fpn.inner_blocks.0.1.weight" in state:
+        raise WeightsError("this is torchvision's V2 design (batch normalisation in the FPN), which is not supported")
     wanted = ("backbone.body.conv1.weight", "rpn.head.cls_logits.weight", "roi_heads.box_head.fc6.weight")
     if missing := [k for k in wanted if k not in state]:
         raise WeightsError(
             f"not a torchvision Mask R-CNN with an FPN: no {', '.join(missing)}; "
             f"its keys begin {', '.join(sorted(state)[:3])}"
         )
-    if "backbone.fpn.inner_blocks.0.1.weight" in state:
-        raise WeightsError("this is torchvision's V2 design (batch normalisation in the FPN), which is not supported")
+    state = _Complete(state)
     blocks = tuple(_count(state, rf"^backbone\.body\.layer{s}\.(\d+)\.conv1\.weight$") for s in (1, 2, 3, 4))
     bottleneck = "backbone.body.layer1.0.conv3.weight" in state
     last = "conv3" if bottleneck else "conv2"
@@ -67,7 +68,7 @@ def preset_of(state: dict[str, Tensor]) -> Preset:
         frozen_bn=frozen,
         # torchvision sets the epsilon to zero where it loads its own COCO weights, of which there are
         # only R-50 ones; fine-tuned descendants keep it. Anything else has PyTorch's default.
-        bn_eps=0.0 if frozen and blocks == (3, 4, 6, 3) else 1e-5,
+        bn_eps=0.0 if frozen and (blocks, bottleneck, inner[3][:2]) == ((3, 4, 6, 3), True, (512, 512)) else 1e-5,
         fpn_channels=state["backbone.fpn.inner_blocks.0.0.weight"].shape[0],
         box_hidden=state["roi_heads.box_head.fc6.weight"].shape[0],
         mask_channels=[state[f"roi_heads.mask_head.{i}.0.weight"].shape[0] for i in range(masks)],
@@ -75,6 +76,13 @@ def preset_of(state: dict[str, Tensor]) -> Preset:
         category_ids=ids,
         categories=names,
     )
+
+
+class _Complete(dict[str, Tensor]):
+    """A state dict that says which key it lacks."""
+
+    def __missing__(self, key: str) -> Tensor:
+        raise WeightsError(f"no {key} in this state dict: not a whole torchvision Mask R-CNN")
 
 
 def _count(state: dict[str, Tensor], pattern: str) -> int:
