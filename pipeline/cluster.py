@@ -13,6 +13,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 BLOCK = 32 << 20  # bytes after which a task ends a block and begins another
+THREADS = 8  # of one actor; more cores serve better as more actors
 LIGHT_CPUS = 0.25  # of a core, for fetch, decode, encode and write tasks on a machine without a GPU
 
 
@@ -96,28 +97,41 @@ def _stderr_away() -> Iterator[None]:
 
 
 def resources(workers: tuple[int, int] | None, gpus_per_worker: float, batch_size: int | None) -> Resources:
-    """Sizes the actor pool to the cluster as it is.
-
-    With GPUs: an actor for each `gpus_per_worker` of them. Without: actors of whole cores on each node,
-    which compute on all of them while Ray keeps one core free to schedule the light tasks on.
+    """Sizes the actor pool to the cluster as it is now.
 
     Args:
         workers: (min, max) actors; None: as many as fit.
         gpus_per_worker: a GPU or a fraction of one.
         batch_size: images an actor takes at once; None: 16 on a GPU, 8 without.
     """
-    total = ray.cluster_resources()
-    gpus = int(total.get("GPU", 0))
-    if gpus:
-        low, high = workers or (1, max(1, int(gpus / gpus_per_worker)))
-        return Resources(_pool(low, high), gpus_per_worker, 1, 4, 1, batch_size or 16)
-    nodes = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
-    cores = max(1, min((n for n in nodes if n), default=1))
-    low, high = workers or (len([n for n in nodes if n]),) * 2
-    share = max(1, cores * len(nodes) // max(high, 1))
-    reserve = max(1.0, share - 1.0) if share > 1 else 0.5
-    return Resources(_pool(low, high), 0, reserve, min(share, cores), LIGHT_CPUS, batch_size or 8)
+    gpus = ray.cluster_resources().get("GPU", 0)
+    cores = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
+    cores = [n for n in cores if n]
+    if gpus or not cores:  # a cluster that scales from nothing has no worker yet: GPU workers will come
+        fit = max(1, int(gpus / gpus_per_worker)) if gpus else None
+        return on_gpus(workers or (1, fit), gpus_per_worker, batch_size or 16)
+    return on_cpus(workers, cores, batch_size or 8)
 
 
-def _pool(low: int, high: int) -> ActorPoolStrategy:
+def on_gpus(workers: tuple[int, int | None], gpus_per_worker: float, batch_size: int) -> Resources:
+    """An actor for each `gpus_per_worker` GPUs. It claims no core: it might take the last from the tasks that feed it."""
+    return Resources(_pool(*workers), gpus_per_worker, 0, 4, 1, batch_size)
+
+
+def on_cpus(workers: tuple[int, int] | None, cores: list[int], batch_size: int) -> Resources:
+    """Actors of whole cores, at most eight, which compute on all cores of their node.
+
+    What they claim of Ray leaves a part of each node free, so that the light tasks can always run.
+
+    Args:
+        cores: of each node that has any.
+    """
+    low, high = workers or (sum(-(-n // THREADS) for n in cores),) * 2
+    node, side_by_side = min(cores), -(-high // len(cores))
+    whole = (node - 1) // side_by_side
+    claim = float(whole) if whole else round((node - 0.5) / side_by_side - 0.005, 2)
+    return Resources(_pool(low, high), 0, claim, max(1, node // side_by_side), LIGHT_CPUS, batch_size)
+
+
+def _pool(low: int, high: int | None) -> ActorPoolStrategy:
     return ActorPoolStrategy(size=low) if low == high else ActorPoolStrategy(min_size=low, max_size=high)

@@ -1,0 +1,35 @@
+"""How the actor pool is sized: never so that the tasks which feed it have no room."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.cluster import LIGHT_CPUS, on_cpus, on_gpus
+
+
+@given(st.lists(st.integers(1, 128), min_size=1, max_size=6), st.none() | st.integers(1, 64))
+def test_light_tasks_fit_beside_the_actors(cores: list[int], workers: int | None) -> None:
+    chosen = on_cpus((workers, workers) if workers else None, cores, 8)
+    actors = chosen.pool.max_size
+    assert chosen.num_cpus > 0
+    assert chosen.num_cpus < 1 or chosen.num_cpus == int(chosen.num_cpus)  # Ray takes fractions below one only
+    left = sum(cores) - actors * chosen.num_cpus
+    assert left >= LIGHT_CPUS
+    assert 1 <= chosen.threads <= max(1, min(cores))
+
+
+def test_two_cores_are_one_actor_on_both() -> None:
+    chosen = on_cpus(None, [2], 8)
+    assert (chosen.pool.max_size, chosen.num_cpus, chosen.threads) == (1, 1, 2)
+
+
+def test_a_large_machine_has_actors_of_eight_threads() -> None:
+    chosen = on_cpus(None, [64], 8)
+    assert (chosen.pool.max_size, chosen.threads) == (8, 8)
+
+
+def test_gpu_actors_claim_no_core_and_may_grow() -> None:
+    chosen = on_gpus((1, None), 0.5, 16)
+    assert (chosen.num_gpus, chosen.num_cpus) == (0.5, 0)
+    assert chosen.pool.min_size == 1
