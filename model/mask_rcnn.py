@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model.boxes import at_least, best_after_nms, clip, decode
 from model.fold import fold_batch_norm
@@ -104,7 +106,13 @@ class MaskRCNN(nn.Module):
 
     def dense(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """The part with static shapes: P2..P6, and objectness (B, A) and deltas (B, A, 4) a level."""
+        width = images.shape[3]
+        if self.dtype == torch.bfloat16:
+            # oneDNN's bfloat16 kernel for a 3x3 convolution of stride 2 reads unwritten memory where its
+            # output is one column wide: such strips get a second column of C5, which is cut off again.
+            images = F.pad(images, (0, max(0, 2 * self.preset.pad_multiple - width)))
         features = self.backbone(images.to(self.dtype, memory_format=self.layout))
+        features = [f[..., : math.ceil(width / (4 << level))] for level, f in enumerate(features)]
         objectness, deltas = self.rpn["head"](features[: self.preset.rpn_levels])
         return [f.float() for f in features], [o.float() for o in objectness], [d.float() for d in deltas]
 
@@ -147,7 +155,7 @@ class MaskRCNN(nn.Module):
             sizes: original (height, width) of images that `model.transform.shrink` has already reduced.
             batch_size: most images in one forward pass; they share one only at the same padded shape.
         """
-        tensors = [torch.as_tensor(image) for image in images]
+        tensors = [torch.as_tensor(np.ascontiguousarray(i) if isinstance(i, np.ndarray) else i) for i in images]
         sizes = sizes or [(t.shape[0], t.shape[1]) for t in tensors]
         resized = [resized_size(*size, self.preset) for size in sizes]
         by_shape = defaultdict(list)

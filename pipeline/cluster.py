@@ -114,7 +114,7 @@ def resources(workers: tuple[int, int] | None, gpus_per_worker: float, batch_siz
 
 
 def on_gpus(workers: tuple[int, int | None], gpus_per_worker: float, batch_size: int) -> Resources:
-    """An actor for each `gpus_per_worker` GPUs. It claims no core: it might take the last from the tasks that feed it."""
+    """An actor for each `gpus_per_worker` GPUs, claiming no core: that may be the last its feeding tasks have."""
     return Resources(_pool(*workers), gpus_per_worker, 0, 4, 1, batch_size)
 
 

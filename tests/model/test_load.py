@@ -368,6 +368,7 @@ class Harmful:
         return os.mkdir, (str(self.folder),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, protocol: int) -> None:
     path, folder = tmp_path / "harmful.pkl", tmp_path / "ran"
@@ -388,6 +389,7 @@ def test_a_torch_file_with_code_is_refused_and_not_run(state: State, tmp_path: P
     assert not folder.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     "data",
     [

@@ -88,7 +88,6 @@ def test_r50_at_full_size(
         assert_same(ours, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("r50", [0], indirect=True)
 def test_r50_alone_and_among_changing_neighbours(
     r50: Network, pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
@@ -148,7 +147,6 @@ def assert_parity(
     return stored.checkpoint.preset
 
 
-@pytest.mark.slow
 def test_r101_with_frozen_normalisation(
     pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:
@@ -165,7 +163,6 @@ def test_r101_with_frozen_normalisation(
     assert preset.bn_eps == 1e-5
 
 
-@pytest.mark.slow
 def test_r50_with_frozen_normalisation_of_epsilon_zero(
     pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:

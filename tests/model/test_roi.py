@@ -80,6 +80,13 @@ def test_levels_change_at_112_224_448(side: float, level: int, elongation: int) 
     assert roi_levels(boxes, PRESET).tolist() == [level]
 
 
+def test_an_epsilon_lifts_what_rounding_left_below_a_level() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 223.9999, 223.9999]])
+    assert torch.equal(roi_levels(boxes, PRESET), LevelMapper(2, 5)([boxes]))
+    assert roi_levels(boxes, PRESET).tolist() == [2]
+    assert roi_levels(boxes, PRESET.replace(roi_level_eps=0.0)).tolist() == [1]
+
+
 def test_the_level_rule_is_the_presets() -> None:
     boxes = torch.tensor([[0.0, 0.0, 100.0, 100.0], [0.0, 0.0, 200.0, 200.0], [0.0, 0.0, 400.0, 400.0]])
     assert roi_levels(boxes, PRESET).tolist() == [0, 1, 2]

@@ -19,7 +19,7 @@ PADDED = (256, 320)
 SIZES = [(256, 320), (230, 300), (256, 290), (225, 289)]  # of images that all pad to `PADDED`
 GRIDS = [(64, 80), (32, 40), (16, 20), (8, 10), (4, 5)]
 PRESET = Preset(
-    anchor_sizes=((16.0,), (32.0,), (64.0,), (128.0,), (256.0,)), rpn_pre_nms=250, rpn_post_nms=150, rpn_nms=0.6
+    anchor_sizes=((4.0,), (8.0,), (32.0,), (128.0,), (256.0,)), rpn_pre_nms=250, rpn_post_nms=150, rpn_nms=0.6
 )
 PAPER = Preset(
     rpn_levels=1,
@@ -60,9 +60,11 @@ def assert_proposals_of_each_image(rois: Tensor, rpn: RegionProposalNetwork, map
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 
-def test_proposals_of_a_batch_are_torchvisions() -> None:
+@pytest.mark.parametrize("spread", [1, 8])  # under the second, sizes of small anchors reach the clamp
+def test_proposals_of_a_batch_are_torchvisions(spread: float) -> None:
     generator = torch.Generator().manual_seed(0)
     reference = random_head(RPNHead(CHANNELS, 3), generator)
+    reference.bbox_pred.weight *= spread
     head = RpnHead(CHANNELS, 3, 1).requires_grad_(False)
     head.load_state_dict(reference.state_dict())
     maps = features(generator, 5)
