@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from model import PresetError, RleError, WeightsError
 from pipeline.errors import InputError
@@ -46,13 +47,8 @@ def errors_to_exit(command: Command) -> Command:
 
 def fail(message: str, status: int) -> None:
     """Prints `error: message` on stderr and exits."""
-    err.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(status)
-
-
-def _plain(text: str) -> str:
-    """Text whose square brackets are not taken for markup."""
-    return text.replace("[", r"\[")
 
 
 def print_json(value: Any) -> None:

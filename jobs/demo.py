@@ -64,9 +64,9 @@ def _demo(s3: S3FileSystem, to: Path, limit: int | None) -> None:
     evaluate.evaluate(output.url, DATA / "annotations.json")
     picture = to / "nuclei.png"
     drawn = draw(output, picture)
-    results = to / "masks" / "results"
-    shutil.rmtree(results, ignore_errors=True)
-    s3.get("demo/masks/results", str(results), recursive=True)
+    masks = to / "nuclei-masks"
+    shutil.rmtree(masks, ignore_errors=True)
+    s3.get("demo/masks/results", str(masks / "results"), recursive=True)
     console.print()
     console.print(f"picture  {picture} ({drawn} nuclei outlined)", soft_wrap=True)
     console.print(f'results  {to / "masks"}: maskfleet query {to / "masks"} "select * from images"', soft_wrap=True)
@@ -93,7 +93,7 @@ def _say(text: str) -> None:
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
     """Environment variables for the time of the demo; Ray's workers inherit them."""
-    before = {k: os.environ.get(k) for k in (*variables, "AWS_PROFILE", "AWS_SESSION_TOKEN")}
+    before = {k: os.environ.get(k) for k in (*variables, "AWS_PROFILE", "AWS_SESSION_TOKEN", "RAY_ADDRESS")}
     for key in before:
         os.environ.pop(key, None)
     os.environ.update(variables)

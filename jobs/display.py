@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -49,8 +50,8 @@ class Display(Watcher):
 
     def phase(self, text: str) -> None:
         """A new step: a line, and a bar of unknown length."""
-        err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {text}")
-        self._bar.reset(self._task, description=text, total=None, completed=0, rate="", eta="")
+        err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {escape(text)}", soft_wrap=True)
+        self._bar.reset(self._task, description=escape(text), total=None, completed=0, rate="", eta="")
         self._began = self._last_line = time.monotonic()
 
     def reading(self, done: int, total: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.console import (
@@ -27,6 +29,41 @@ from pipeline.storage import place
 
 TOO_MANY_ERRORS = 3  # exit status: finished, with more error rows than --max-error-rate allows
 INTERRUPTED = 130
+CONFIGURABLE = (
+    "weights",
+    "min_score",
+    "max_detections",
+    "workers",
+    "gpus_per_worker",
+    "batch_size",
+    "precision",
+    "limit",
+    "glob",
+    "max_pixels",
+    "max_error_rate",
+    "set",
+)
+
+
+def _configure(context: typer.Context, path: Path | None) -> Path | None:
+    """Makes the options of a YAML file the defaults of this call, to be checked like the command line's."""
+    if path is None:
+        return None
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise typer.BadParameter(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise typer.BadParameter(f"{path} is not a mapping of options")
+    content = {str(key).replace("-", "_"): value for key, value in content.items()}
+    if unknown := sorted(content.keys() - set(CONFIGURABLE)):
+        raise typer.BadParameter(f"{path}: unknown option {', '.join(unknown)}; known: {', '.join(CONFIGURABLE)}")
+    if (fields := content.pop("set", None)) is not None:
+        if not isinstance(fields, dict):
+            raise typer.BadParameter(f"{path}: set is a mapping of preset fields, such as {{min_size: 512}}")
+        content["preset"] = [f"{key}={json.dumps(value)}" for key, value in fields.items()]
+    context.default_map = content
+    return path
 
 
 @errors_to_exit
@@ -68,7 +105,16 @@ def segment(
         ),
     ] = None,
     storage_option: StorageOptions = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file of these options by name.", exists=True)] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A YAML file of these options by name; the command line goes before it.",
+            exists=True,
+            dir_okay=False,
+            is_eager=True,
+            callback=_configure,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Segment every image under the INPUTs and write one row each to OUTPUT as Parquet.
@@ -86,7 +132,6 @@ def segment(
     """
     if len(places) < 2:
         fail("name at least one INPUT and, last, the OUTPUT", USAGE)
-    given = {k: v for k, v in _configured(config).items() if _is_default(context, k)}
     values = {
         "weights": weights,
         "min_score": min_score,
@@ -101,9 +146,7 @@ def segment(
         "max_error_rate": max_error_rate,
         "set": key_values(preset, "--set"),
     }
-    if unknown := sorted(given.keys() - values.keys()):
-        fail(f"{config}: unknown option {', '.join(unknown)}; known: {', '.join(values)}", USAGE)
-    _segment(places, values | given, storage_options(storage_option), as_json)
+    _segment(places, values, storage_options(storage_option), as_json)
 
 
 def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any], as_json: bool) -> None:
@@ -141,17 +184,17 @@ def _report(record: dict[str, Any]) -> None:
     """What was done, in a few lines on stdout."""
     output = record["options"]["output"]
     if not record["images_to_do"]:
-        console.print(f"nothing to do: all {record['catalogued']:,} images have their row in {output}")
+        console.print(f"nothing to do: all {record['catalogued']:,} images have their row in {escape(output)}")
     table = Table.grid(padding=(0, 2))
     table.add_row("images", f"{record['done']:,} of {record['catalogued']:,} done, {record['images_to_do']:,} now")
     if record.get("instances") is not None:
         table.add_row("instances", f"{record['instances']:,}")
     table.add_row("failed", f"{record['failed']:,}")
     for kind, count in sorted(record["errors"].items(), key=lambda item: -item[1]):
-        table.add_row("", f"{count:,} {kind}")
+        table.add_row("", escape(f"{count:,} {kind}"))
     if "images_per_second" in record:
         table.add_row("speed", f"{record['images_per_second']:.2f} images/s, {record['seconds']:.0f} s in all")
-    table.add_row("results", f"{output}/results/*.parquet")
+    table.add_row("results", escape(f"{output}/results/*.parquet"))
     console.print(table)
 
 
@@ -166,25 +209,6 @@ def _pool(text: str | None) -> tuple[int, int] | None:
     if len(numbers) not in (1, 2) or not 1 <= numbers[0] <= numbers[-1]:
         fail(f"--workers {text}: give a number or MIN,MAX", USAGE)
     return numbers[0], numbers[-1]
-
-
-def _configured(path: Path | None) -> dict[str, Any]:
-    """Options of a YAML file, by parameter name (dashes are as good as underscores)."""
-    if path is None:
-        return {}
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        fail(f"{path} is not YAML: {' '.join(str(error).split())}", USAGE)
-    if not isinstance(content, dict):
-        fail(f"{path} is not a mapping of options", USAGE)
-    return {str(k).replace("-", "_"): v for k, v in content.items()}
-
-
-def _is_default(context: typer.Context, name: str) -> bool:
-    """Whether the command line left an option alone, so that the file may set it."""
-    source = context.get_parameter_source(name)
-    return source is None or source.name == "DEFAULT"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,8 @@ def _read_bytes(location: str) -> bytes:
             with fsspec.open(location, "rb") as file:
                 return file.read()
         except Exception as error:  # every store has errors of its own
-            raise WeightsError(f"cannot read weights {location}: {type(error).__name__}: {error}") from None
+            shown = re.sub(r"//[^/@]*@", "//", location.split("?")[0])  # without a password or a signature
+            raise WeightsError(f"cannot read weights {shown}: {type(error).__name__}") from None
     path = Path(location)
     if not path.is_file():
         names = ", ".join(shipped_names()) or "none"

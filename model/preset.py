@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from model.errors import PresetError
 
@@ -103,6 +103,10 @@ class Preset:
             raise PresetError("anchor_stride is 'grid' or 'nominal'")
         if len(self.category_ids) != len(self.categories):
             raise PresetError("category_ids and categories must be of one length")
+        if len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
+            raise PresetError("mean and std have three values each, and no std is 0")
+        if self.pad_multiple < 32 or self.pad_multiple % 32 or self.max_size < 1:
+            raise PresetError("pad_multiple is a multiple of 32, the trunk's coarsest stride; max_size is at least 1")
         if not 0 <= self.min_score <= 1 or self.max_detections < 1 or self.min_size < 1:
             raise PresetError("min_score is in 0..1; max_detections and min_size are at least 1")
 
@@ -116,16 +120,21 @@ class Preset:
         """Classes of the box and mask predictors, background included."""
         return len(self.category_ids) + 1
 
-    def replace(self, **overrides: Any) -> Preset:
+    def replace(self, /, **overrides: Any) -> Preset:
         """A copy with some fields changed.
 
         Raises:
-            PresetError: an unknown field, or values that do not fit together.
+            PresetError: an unknown field, a value of another type, or values that do not fit together.
         """
         known = {f.name for f in dataclasses.fields(self)}
         if unknown := sorted(set(overrides) - known):
             raise PresetError(f"unknown preset field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        return dataclasses.replace(self, **{k: _tupled(v) for k, v in overrides.items()})
+        values = {k: _tupled(v) for k, v in overrides.items()}
+        hints = get_type_hints(Preset)
+        for name, value in values.items():
+            if not _is(value, hints[name]):
+                raise PresetError(f"preset field {name} cannot be {value!r}; it is like {getattr(Preset(), name)!r}")
+        return dataclasses.replace(self, **values)
 
     def to_json(self) -> str:
         """The record as JSON, for a checkpoint's metadata."""
@@ -145,6 +154,15 @@ class Preset:
         if not isinstance(fields, dict):
             raise PresetError(f"preset is not a JSON object but {text[:40]!r}")
         return cls().replace(**fields)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type: bool, int, float, str, or a tuple of them at any depth."""
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is(v, get_args(hint)[0]) for v in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
 
 
 def _tupled(value: Any) -> Any:

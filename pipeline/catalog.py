@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.inputs import Container, kind_of
-from pipeline.schema import CATALOG, image_id
+from pipeline.schema import CATALOG, image_id, printable
 from pipeline.storage import Place, explain
 
 ROWS_PER_FILE = 100_000
+ROW_GROUP = 1024  # rows; what a read task of 64 images has to read at least
 READERS = 16  # containers opened at once; the work is waiting for a store
 TAR_BLOCK = 4 << 20  # bytes a request while walking a tar's headers
 
@@ -33,12 +35,10 @@ class Slice:
     Attributes:
         path: the catalog file.
         rows: int32, row numbers in that file, ascending; neighbours in a shard are neighbours here.
-        size: bytes of the images.
     """
 
     path: str
     rows: np.ndarray
-    size: int
 
 
 def update(
@@ -50,7 +50,9 @@ def update(
     """Adds the images of new and changed containers to the catalog under `output`.
 
     An image that the catalog has already keeps its row unless its container has changed; then the
-    whole catalog is written anew, new files first, so that no crash leaves it without a row.
+    whole catalog is written anew, and old files go when all new ones are there. A container's rows are
+    in one file, which is written whole or not at all. So a crash leaves no image out; rows that it
+    leaves twice are found by the next update, which writes the catalog anew.
 
     Args:
         options: storage options of the containers' store.
@@ -60,14 +62,13 @@ def update(
         Images in the catalog now.
     """
     folder = output.join("catalog")
-    known = _known(folder)
-    fresh = [c for c in containers if known.get(c.url) != c.version]
+    known, ids, repeated = _known(folder), *_ids(folder)
+    fresh = [c for c in containers if known.get(c.url) != {c.version}]
     changed = {c.url for c in fresh if c.url in known}
-    old = folder.list(".parquet") if changed else []
-    ids = set() if changed else _ids(folder)
-    kept = (t.filter(pa.compute.invert(_in(t["container"], changed))) for t in _tables(old))
-    rows = _rows(fresh, options, report)
-    _write(folder, _unique(_chunks(kept, rows), ids))
+    rewrite = bool(changed) or repeated
+    old = folder.list(".parquet") if rewrite else []
+    kept = (t.filter(pc.invert(_in(t["container"], changed))) for t in _tables(old))
+    _write(folder, _unique(_chunks(kept, _rows(fresh, options, report)), set() if rewrite else ids))
     for place in old:
         place.fs.rm_file(place.path)
     return sum(pq.read_metadata(p.path, filesystem=p.arrow()).num_rows for p in folder.list(".parquet"))
@@ -89,28 +90,34 @@ def slices(output: Place, done: np.ndarray, images: int, size: int) -> list[Slic
         start = total = 0
         for i, length in enumerate(lengths):
             if i > start and (i - start >= images or total + length > size):
-                work.append(Slice(place.path, left[start:i], total))
+                work.append(Slice(place.path, left[start:i]))
                 start, total = i, 0
             total += int(length)
         if len(left) > start:
-            work.append(Slice(place.path, left[start:], total))
+            work.append(Slice(place.path, left[start:]))
     return work
 
 
-def _known(folder: Place) -> dict[str, str]:
-    """The version of each container that the catalog has read."""
-    known: dict[str, str] = {}
+def _known(folder: Place) -> dict[str, set[str]]:
+    """The versions of each container in the catalog: more than one after a rewrite that was cut short."""
+    known: dict[str, set[str]] = {}
     for place in folder.list(".parquet"):
         table = pq.read_table(place.path, filesystem=place.arrow(), columns=["container", "version"])
         pairs = table.group_by(["container", "version"]).aggregate([])
-        known.update(zip(pairs["container"].to_pylist(), pairs["version"].to_pylist(), strict=True))
+        for url, version in zip(pairs["container"].to_pylist(), pairs["version"].to_pylist(), strict=True):
+            known.setdefault(url, set()).add(version)
     return known
 
 
-def _ids(folder: Place) -> set[int]:
-    """The ids in the catalog."""
-    tables = (pq.read_table(p.path, filesystem=p.arrow(), columns=["image_id"]) for p in folder.list(".parquet"))
-    return {i for t in tables for i in t["image_id"].to_pylist()}
+def _ids(folder: Place) -> tuple[set[int], bool]:
+    """The ids in the catalog, and whether one is there twice: a rewrite was cut short, and is done again."""
+    ids: set[int] = set()
+    rows = 0
+    for place in folder.list(".parquet"):
+        column = pq.read_table(place.path, filesystem=place.arrow(), columns=["image_id"])["image_id"]
+        ids.update(column.to_pylist())
+        rows += len(column)
+    return ids, rows != len(ids)
 
 
 def _tables(places: Sequence[Place]) -> Iterator[pa.Table]:
@@ -119,23 +126,27 @@ def _tables(places: Sequence[Place]) -> Iterator[pa.Table]:
 
 
 def _in(column: pa.ChunkedArray, values: set[str]) -> pa.ChunkedArray:
-    return pa.compute.is_in(column, value_set=pa.array(sorted(values), pa.string()))
+    return pc.is_in(column, value_set=pa.array(sorted(values), pa.string()))
 
 
 def _rows(containers: Sequence[Container], options: dict, report: Callable[[int, int], None]) -> Iterator[list[tuple]]:
     """The catalog rows of each container, in their order; tars are opened in parallel."""
     window = READERS * 8  # keeps the results that wait for their turn few
+    done = 0
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(containers), window):
             chosen = containers[start : start + window]
-            yield from pool.map(lambda c: _READERS[c.kind](c, options), chosen)
-            report(min(start + window, len(containers)), len(containers))
+            tars = {c.url: pool.submit(_read_tar, c, options) for c in chosen if c.kind == "tar"}
+            for container in chosen:
+                yield tars[container.url].result() if container.url in tars else [_loose(container)]
+                done += 1
+                report(done, len(containers))
 
 
-def _read_image(container: Container, options: dict) -> list[tuple]:
+def _loose(container: Container) -> tuple:
     """A loose image is one row."""
     url = container.url
-    return [(image_id(url), url, url, 0, container.size, container.version, None)]
+    return (image_id(url), url, url, 0, container.size, container.version, None)
 
 
 def _read_tar(container: Container, options: dict) -> list[tuple]:
@@ -152,9 +163,13 @@ def _read_tar(container: Container, options: dict) -> list[tuple]:
         ):
             for member in tar:
                 if member.isfile() and kind_of(member.name) == "image":
-                    uri = f"{container.url}#{member.name}"
+                    uri = f"{container.url}#{printable(member.name)}"
+                    reason = "SparseMember: sparse files in a tar are not read" if member.issparse() else None
                     where = (container.url, member.offset_data, member.size, container.version)
-                    rows.append((image_id(uri), uri, *where, None))
+                    rows.append((image_id(uri), uri, *where, reason))
+            file.seek(tar.offset)  # tarfile takes a damaged header for the end; the real end is a block of zeros
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no header and no end mark at byte {tar.offset}")
     except (tarfile.TarError, EOFError) as error:
         reason = f"DamagedShard: {type(error).__name__}: {error}"
         rows.append((image_id(container.url), container.url, container.url, 0, 0, container.version, reason))
@@ -163,18 +178,15 @@ def _read_tar(container: Container, options: dict) -> list[tuple]:
     return rows
 
 
-_READERS = {"image": _read_image, "tar": _read_tar}
-
-
 def _chunks(kept: Iterator[pa.Table], rows: Iterator[list[tuple]]) -> Iterator[pa.Table]:
-    """Rows from both sources as tables of bounded size."""
+    """Rows from both sources as tables of bounded size, a container's rows in one of them."""
     yield from kept
     pending: list[tuple] = []
     for some in rows:
         pending += some
-        while len(pending) >= ROWS_PER_FILE:
-            yield _table(pending[:ROWS_PER_FILE])
-            pending = pending[ROWS_PER_FILE:]
+        if len(pending) >= ROWS_PER_FILE:
+            yield _table(pending)
+            pending = []
     if pending:
         yield _table(pending)
 
@@ -199,5 +211,5 @@ def _unique(tables: Iterator[pa.Table], seen: set[int]) -> Iterator[pa.Table]:
 def _write(folder: Place, tables: Iterator[pa.Table]) -> None:
     for table in tables:
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP)
         folder.join(f"part-{uuid.uuid4().hex}.parquet").put(buffer.getvalue())

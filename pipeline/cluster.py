@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from pipeline.errors import InputError
+
 BLOCK = 32 << 20  # bytes after which a task ends a block and begins another
 THREADS = 8  # of one actor; more cores serve better as more actors
 LIGHT_CPUS = 0.25  # of a core, for fetch, decode, encode and write tasks on a machine without a GPU
@@ -56,7 +58,7 @@ class Connection:
         if not ray.is_initialized():
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says is also in Ray's log folder
             if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
-                ray.init(address="auto", logging_level=logging.WARNING)
+                _join()
             else:
                 _start_here()
                 self._started_here = True
@@ -67,6 +69,21 @@ class Connection:
         context.execution_options.verbose_progress = False
         context.target_max_block_size = BLOCK
         return context
+
+
+def _join() -> None:
+    """Connects to the cluster that the environment names.
+
+    Raises:
+        InputError: none is there.
+    """
+    try:
+        ray.init(address="auto", logging_level=logging.WARNING)
+    except Exception as error:  # Ray raises half a dozen kinds
+        address = os.environ.get("RAY_ADDRESS", "")
+        raise InputError(
+            f"RAY_ADDRESS={address!r}: no Ray cluster answers there ({error}); unset it to run here"
+        ) from None
 
 
 def _start_here() -> None:
@@ -101,12 +118,19 @@ def resources(workers: tuple[int, int] | None, gpus_per_worker: float, batch_siz
 
     Args:
         workers: (min, max) actors; None: as many as fit.
-        gpus_per_worker: a GPU or a fraction of one.
+        gpus_per_worker: GPUs of an actor, or a fraction of one.
         batch_size: images an actor takes at once; None: 16 on a GPU, 8 without.
+
+    Raises:
+        InputError: no node has that many GPUs, or Ray cannot split them so.
     """
     gpus = ray.cluster_resources().get("GPU", 0)
     cores = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
     cores = [n for n in cores if n]
+    if gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker):
+        raise InputError(f"--gpus-per-worker {gpus_per_worker}: more than one GPU must be a whole number")
+    if 0 < gpus < gpus_per_worker:
+        raise InputError(f"--gpus-per-worker {gpus_per_worker}: the cluster has {gpus:g} GPUs")
     if gpus or not cores:  # a cluster that scales from nothing has no worker yet: GPU workers will come
         fit = max(1, int(gpus / gpus_per_worker)) if gpus else None
         return on_gpus(workers or (1, fit), gpus_per_worker, batch_size or 16)

@@ -1,9 +1,9 @@
 """Bytes to pixels: header first, then RGB, then no larger than the network wants them.
 
 What an image holds is mapped to 8-bit RGB thus: grey is repeated; a palette is looked up; alpha is
-dropped; CMYK is converted by Pillow; more than 8 bits (16-bit PNG and TIFF, float TIFF) go linearly from
-the image's own minimum and maximum to 0 and 255; of several frames the first counts. EXIF orientation
-is not applied: masks lie on the pixel grid as stored, as in COCO.
+dropped; CMYK is converted by Pillow; one channel of more than 8 bits (16-bit PNG and TIFF, float TIFF) goes
+linearly from the image's own minimum and maximum to 0 and 255; of several frames the first counts. EXIF
+orientation is not applied: masks lie on the pixel grid as stored, as in COCO.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ class Decode:
             pixels = shrink(torch.from_numpy(to_rgb(image)), self.preset).numpy()
         except BadImageError as error:
             return done | {"error": str(error)}
+        except (RuntimeError, MemoryError) as error:
+            return done | {"error": f"DecodeError: {one_line(error)}"}
         return done | {"rows": pixels.shape[0], "columns": pixels.shape[1], "pixels": pixels.tobytes()}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from model import rle
+from model import RleError, rle
 from model.preset import Preset
 from pipeline.progress import Progress
 from pipeline.schema import RESULTS, described
@@ -38,7 +38,10 @@ class Encode:
         masks = np.frombuffer(bytearray(row["masks"]), np.float32)
         masks = masks.reshape(len(boxes), *[2 * self.preset.mask_roi_size] * 2)
         labels = np.frombuffer(row["labels"], np.int64) - 1
-        counts, areas = rle.encode_with_area(masks, boxes, row["height"], row["width"])
+        try:
+            counts, areas = rle.encode_with_area(masks, boxes, row["height"], row["width"])
+        except RleError as error:
+            return done | dict.fromkeys(LISTS) | {"error": f"SegmentError: {error}"}
         return done | {
             "category_id": [self.preset.category_ids[i] for i in labels],
             "category": [self.preset.categories[i] for i in labels],

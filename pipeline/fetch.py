@@ -11,11 +11,20 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.progress import Progress
-from pipeline.storage import Place, explain, one_line
+from pipeline.storage import Place, error_code, explain, one_line
 
 GAP = 64 << 10  # bytes between two members worth reading along: a request costs more than they do
 LARGEST = 32 << 20  # bytes in one request
 PATIENCE = 180.0  # seconds for which a store may be out of reach before the job stops
+# S3's word that it is we who are refused, or the bucket is gone: no fault of one image.
+REFUSALS = {
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "RequestTimeTooSkewed",
+    "NoSuchBucket",
+}
 FETCHED = pa.schema(
     [
         ("image_id", pa.int64()),
@@ -39,9 +48,9 @@ class Range:
 class Fetch:
     """A batch of catalog rows in, the same rows with their bytes out.
 
-    An object that is gone or forbidden is an error of its images. A store that does not answer is not:
-    it is asked again with growing pauses, and after `PATIENCE` seconds the job stops, to be continued
-    later with nothing lost.
+    An object that is gone or forbidden is an error of its images. Credentials that are no longer good, or
+    a store that does not answer, are not: the one stops the job, the other is asked again with growing
+    pauses and stops it after `PATIENCE` seconds. Either way it can be continued with nothing lost.
     """
 
     def __init__(self, options: dict[str, Any], progress: Progress) -> None:
@@ -107,6 +116,8 @@ def _patiently(place: Place, ranges: list[Range], sleep: Callable[[float], None]
         got = place.fs.cat_ranges(list(paths), list(starts), list(stops), on_error="return")
         for i, value in zip(left, got, strict=True):
             results[i] = value
+            if isinstance(value, Exception) and error_code(value.__cause__) in REFUSALS:
+                raise explain(place.url, value)
         left = [i for i in left if isinstance(results[i], Exception) and not _final(results[i])]
         if left and time.monotonic() + pause > deadline:
             raise explain(place.url, results[left[0]])

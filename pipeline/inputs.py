@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import fnmatch
 import glob as globbing
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from pipeline.errors import InputError
+from pipeline.schema import printable
 from pipeline.storage import Place, explain
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
@@ -76,13 +78,13 @@ def _below(place: Place, output: Place, pattern: str | None) -> Iterator[Contain
     wanted = re.compile(fnmatch.translate(pattern)) if pattern else None
     own = output.url.rstrip("/") + "/"
     for path, info in _listing(place):
-        url = place.url_of(path)
+        url = printable(place.url_of(path))
         kind = kind_of(path)
         if info["type"] != "file" or kind is None or url.startswith(own):
             continue
         if wanted and not wanted.fullmatch(path.rsplit("/", 1)[-1]):
             continue
-        version = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+        version = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or info["size"]
         yield Container(url, kind, int(info["size"] or 0), str(version).strip('"'))
 
 
@@ -90,26 +92,41 @@ def _listing(place: Place) -> Iterator[tuple[str, dict]]:
     """(path, info) of every file that an input names, straight from the store."""
     fs = place.fs
     fs.invalidate_cache()
-    for path in _braces(place.path):
-        if globbing.has_magic(path):
+    special = globbing.has_magic(place.path) or "{" in place.path
+    # A name that exists as it stands is meant as it stands, whatever brackets it has.
+    for path in _braces(place.path) if special and not fs.exists(place.path) else [place.path]:
+        if globbing.has_magic(path) and not fs.exists(path):
             matches = fs.glob(path, detail=True)
             if not matches:
                 raise InputError(f"{place.url}: nothing matches this pattern")
             for match, info in sorted(matches.items()):
-                yield from [(match, info)] if info["type"] == "file" else fs.find(match, detail=True).items()
+                yield from [(match, info)] if info["type"] == "file" else _files(place, match)
             continue
-        try:
-            files = fs.find(path, detail=True)
-        except NotADirectoryError:
-            files = {}
+        files = list(_files(place, path))
         if not files and not fs.exists(path):
             raise InputError(f"{place.url}: no such file, folder or prefix: check the spelling")
-        yield from sorted(files.items())
+        yield from files
+
+
+def _files(place: Place, path: str, within: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
+    """All files at or below a path, in order; links on a local disk are followed, but not in circles."""
+    for name, info in sorted(place.fs.find(path, detail=True).items()):
+        if not info.get("islink"):
+            yield name, info
+            continue
+        target = os.path.realpath(name)
+        if os.path.isfile(target):
+            stat = os.stat(target)
+            yield name, {"type": "file", "size": stat.st_size, "mtime": stat.st_mtime}
+        elif os.path.isdir(target) and target not in within:
+            for below, inner in _files(place, target, (*within, target)):
+                yield name + below[len(target) :], inner
 
 
 def _braces(path: str) -> list[str]:
     """`shard-{000..002}.tar` and `{a,b}/x` written out, as a shell does; zero padding is kept."""
     parts: list[list[str]] = []
+    braces = re.findall(r"\{[^{}]*\}", path)
     for text, braced in re.findall(r"([^{]+)|\{([^{}]*)\}", path):
         if text:
             parts.append([text])
@@ -120,4 +137,6 @@ def _braces(path: str) -> list[str]:
             parts.append([f"{n:0{width}d}" for n in range(first, last + step, step)])
         else:
             parts.append(braced.split(","))
+    if path.count("{") != len(braces) or path.count("}") != len(braces):
+        raise InputError(f"{path}: braces must come in pairs and not inside one another")
     return ["".join(p) for p in product(*parts)] or [path]

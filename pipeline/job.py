@@ -25,10 +25,11 @@ from model.load import build, resolve_precision
 from model.preset import Preset
 from pipeline import catalog, checkpoint, cluster, inputs, plan
 from pipeline.errors import InputError
+from pipeline.inputs import IMAGE_SUFFIXES
 from pipeline.progress import Progress, Totals
 from pipeline.readback import counts, description
 from pipeline.segment import Network
-from pipeline.storage import Place, explain
+from pipeline.storage import Place, explain, public
 
 SLICE_IMAGES, SLICE_BYTES = 64, 32 << 20  # of one read task
 PARTS = 50  # results files of a run, at least: a restart repeats at most about that share of it
@@ -83,12 +84,18 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
     preset = weights.preset.replace(**options.overrides)
     build(weights, preset)
     resolve_precision(options.precision, torch.device("cpu"))
+    if too_large := [i for i in preset.category_ids if not 0 <= i < 1 << 15]:
+        raise InputError(f"weights {options.weights}: category id {too_large[0]} is outside 0 to 32767")
     described = describe(weights, options)
     watcher.phase("listing inputs")
     found = inputs.containers(options.inputs, options.output, options.pattern)
     _check_output(options.output, described)
     watcher.phase(f"cataloguing {len(found)} objects")
     total = catalog.update(options.output, found, options.output.options, watcher.reading)
+    if not total:
+        looked = " ".join(IMAGE_SUFFIXES)
+        looked = " ".join(IMAGE_SUFFIXES)
+        raise InputError(f"the {len(found)} shards under the INPUTs hold no images; looked for {looked}")
 
     run_id = started.strftime("%Y%m%dT%H%M%SZ-") + uuid.uuid4().hex[:6]
     record: dict[str, Any] = {"run": run_id, "started": started.isoformat(), "catalogued": total}
@@ -147,7 +154,7 @@ def describe(weights: Checkpoint, options: Options) -> dict[str, Any]:
     """What the metadata of every results file says: enough to interpret it and to refuse mixing."""
     preset = weights.preset.replace(**options.overrides)
     return {
-        "weights": options.weights,
+        "weights": public(options.weights),
         "weights_sha256": weights.digest,
         "preset": json.loads(preset.to_json()),
         "precision": options.precision,
@@ -164,7 +171,7 @@ def limited(work: list[catalog.Slice], limit: int | None) -> list[catalog.Slice]
     chosen = []
     for s in work:
         if limit > 0:
-            chosen.append(catalog.Slice(s.path, s.rows[:limit], s.size))
+            chosen.append(catalog.Slice(s.path, s.rows[:limit]))
         limit -= len(s.rows)
     return chosen
 
@@ -176,7 +183,7 @@ def _check_output(output: Place, described: dict[str, Any]) -> None:
         output.fs.rm_file(output.join("runs", ".writable").path)
         existing = description(output)
     except InputError:
-        return  # no results yet
+        return  # no results yet, or only a file that was left half written
     except Exception as error:  # every store has errors of its own
         raise explain(output.url, error) from None
     keys = ("weights_sha256", "preset", "precision")
@@ -219,7 +226,8 @@ def _measured(totals: Totals, images: int, seconds: float) -> dict[str, Any]:
 def _plain(options: Options) -> dict[str, Any]:
     """The options as JSON, without storage options: those may hold credentials."""
     plain = {k: v for k, v in vars(options).items() if k not in ("inputs", "output")}
-    return plain | {"inputs": [p.url for p in options.inputs], "output": options.output.url}
+    places = {"inputs": [public(p.url) for p in options.inputs], "output": public(options.output.url)}
+    return plain | places | {"weights": public(options.weights)}
 
 
 def _versions() -> dict[str, str]:

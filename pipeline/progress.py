@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @dataclass
@@ -47,12 +49,14 @@ class Progress:
     """A handle to the counts that stages can carry to their workers. Reports are not waited for."""
 
     def __init__(self, board: Any) -> None:
-        self._board = board
+        self._board, self._last = board, Totals()
 
     @classmethod
     def start(cls) -> Progress:
         """Counts at zero, on the node of the driver."""
-        return cls(ray.remote(num_cpus=0)(_Board).remote())
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board: Any = ray.remote(_Board)
+        return cls(board.options(num_cpus=0, scheduling_strategy=here).remote())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Counter[str]]:
@@ -68,5 +72,6 @@ class Progress:
 
     def read(self) -> Totals:
         """The counts now."""
-        board: Any = self._board
-        return ray.get(board.read.remote())
+        with suppress(RayError):  # counts for display are not worth a job
+            self._last = ray.get(self._board.read.remote())
+        return self._last

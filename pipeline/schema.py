@@ -45,6 +45,11 @@ def image_id(uri: str) -> int:
     return int.from_bytes(hashlib.blake2b(uri.encode(), digest_size=8).digest(), "big") >> 1
 
 
+def printable(name: str) -> str:
+    """A name whose bytes are no UTF-8, as text that is; other names as they are."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def described(schema: pa.Schema, description: dict[str, Any]) -> pa.Schema:
     """The schema with a description in its metadata (schema version, classes, weights, thresholds)."""
     text = json.dumps({"schema_version": VERSION, **description})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.data import Datasource, ReadTask
@@ -43,5 +44,15 @@ class CatalogSource(Datasource):
 
 
 def _read(output: Place, wanted: Slice) -> Iterable[pa.Table]:
-    table = pq.read_table(wanted.path, filesystem=output.arrow(), schema=CATALOG)
-    yield table.take(pa.array(wanted.rows)).combine_chunks()
+    file = pq.ParquetFile(wanted.path, filesystem=output.arrow())
+    groups: list[int] = []
+    rows: list[np.ndarray] = []
+    start = 0
+    for group in range(file.num_row_groups):  # only the row groups that hold wanted rows
+        stop = start + file.metadata.row_group(group).num_rows
+        inside = wanted.rows[(wanted.rows >= start) & (wanted.rows < stop)]
+        if len(inside):
+            rows.append(inside - start + sum(file.metadata.row_group(g).num_rows for g in groups))
+            groups.append(group)
+        start = stop
+    yield file.read_row_groups(groups).take(pa.array(np.concatenate(rows))).combine_chunks().cast(CATALOG)

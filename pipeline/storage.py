@@ -92,7 +92,9 @@ class Place:
 
     def url_of(self, path: str) -> str:
         """The URL of a path that this filesystem listed."""
-        return path if self.protocol == "file" else f"{self.protocol}://{path.lstrip('/')}"
+        if self.protocol == "file" or path.startswith(f"{self.protocol}://"):
+            return path
+        return f"{self.protocol}://{path.lstrip('/')}"
 
 
 # A store that cannot be reached should be reported in seconds, and a slow one survived. s3fs reads 50 MB
@@ -114,7 +116,7 @@ def place(url: str | os.PathLike[str], options: dict[str, Any] | None = None) ->
 def explain(where: str, error: BaseException) -> InputError:
     """A store's error as one line with a remedy."""
     text = one_line(error)
-    code = str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+    code = error_code(error)
     if isinstance(error, PermissionError) or code in (
         "403",
         "AccessDenied",
@@ -132,13 +134,28 @@ def explain(where: str, error: BaseException) -> InputError:
         remedy = "cannot be reached: check the network and AWS_ENDPOINT_URL_S3"
     else:
         remedy = "cannot be read"
-    return InputError(f"{where}: {remedy} ({text})")
+    return InputError(f"{public(where)}: {remedy} ({text})")
+
+
+def error_code(error: BaseException | None) -> str:
+    """The code with which an S3 store refused; empty for other errors."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def public(url: str) -> str:
+    """A URL without a user name, password or query, which may be credentials; for records and errors."""
+    if "://" not in url:
+        return url
+    protocol, rest = url.split("://", 1)
+    rest = re.sub(r"^[^/@]*@", "", rest)
+    return f"{protocol}://" + (rest.split("?", 1)[0] if protocol.startswith("http") else rest)
 
 
 def one_line(error: BaseException) -> str:
     """An error's class and text on one line, without what it may quote of a credential."""
-    text = f"{type(error).__name__}: {error}"
+    text = re.sub(r"://[^/@\s]+@", "://***@", f"{type(error).__name__}: {error}")
     text = re.sub(
-        r"(?i)((?:secret|token|signature|password|access_?key\w*|credential)[\"'=: ]+)[^\s,;&)]+", r"\1***", text
+        r"(?i)((?:secret|token|sig|signature|password|access_?key\w*|credential)[\"'=: ]+)[^\s,;&)]+", r"\1***", text
     )
     return " ".join(text.split())[:400]

@@ -41,7 +41,7 @@ def test_demo_measures_and_draws(tmp_path: Path) -> None:
     picture = np.asarray(Image.open(tmp_path / "out" / "nuclei.png"))
     assert str(tmp_path / "out" / "nuclei.png") in stdout
     assert (picture.std(axis=2) > 40).mean() > 0.01  # coloured outlines on microscope images
-    table = pads.dataset(str(tmp_path / "out" / "masks" / "results"), format="parquet").to_table()
+    table = pads.dataset(str(tmp_path / "out" / "nuclei-masks" / "results"), format="parquet").to_table()
     assert len(table) == len(set(table["uri"].to_pylist())) == 34
     assert servers() == before
 

@@ -235,3 +235,35 @@ def test_interrupt_says_that_nothing_is_lost(plate: Path, tmp_path: Path) -> Non
     rest = process.stderr.read()
     assert process.wait(60) == 130, rest
     assert "nothing finished is lost" in rest
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("min_scor: 0.5", "unknown option min_scor; known: weights"),
+        ("min-score: high", "--min-score"),
+        ("limit: 0", "--limit"),
+        ("set: [1]", "set is a mapping of preset fields"),
+        ("- 1", "is not a mapping of options"),
+        ("a: [", "is not YAML"),
+        ("set: {min_size: big}", "preset field min_size cannot be 'big'"),
+        ("set: {min_sise: 3}", "unknown preset field min_sise"),
+        ("weights: nothing", "no weights named 'nothing'"),
+    ],
+)
+def test_config_files_are_checked_like_the_command_line(
+    content: str, message: str, plate: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text(content)
+    done = CliRunner().invoke(app, ["segment", str(plate), str(tmp_path / "out"), "--config", str(config)])
+    assert done.exit_code in (1, 2)
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert "starting Ray" not in done.stderr
+
+
+def test_the_command_line_goes_before_the_config_file(plate: Path, tmp_path: Path) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text("weights: from-the-file")
+    arguments = ["segment", str(plate), str(tmp_path / "out"), "--config", str(config), "--weights", "from-the-line"]
+    assert "no weights named 'from-the-line'" in CliRunner().invoke(app, arguments).stderr

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline import catalog
 from pipeline.inputs import containers
@@ -103,3 +104,73 @@ def test_slices_hold_exactly_what_is_left(root: Path, tmp_path: Path) -> None:
         seen += pq.read_table(s.path).take(pa.array(s.rows))["image_id"].to_pylist()
     assert sorted(seen) == sorted(every - set(done.tolist()))
     assert len(catalog.slices(output, np.zeros(0, np.int64), images=100, size=1)) == 4
+
+
+def test_a_first_catalog_that_is_cut_short_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    for shard in range(3):
+        write_tar(root / f"{shard}.tar", {f"{i}.png": b"x" for i in range(10)})
+    monkeypatch.setattr(catalog, "ROWS_PER_FILE", 8)
+    put, files = Place.put, []
+
+    def cut_short(self: Place, data: bytes) -> None:
+        files.append(self.url)
+        if len(files) == 2:
+            raise KeyboardInterrupt
+        put(self, data)
+
+    monkeypatch.setattr(Place, "put", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        update(root, output)
+    monkeypatch.setattr(Place, "put", put)
+    assert update(root, output)[0] == 30
+    assert len({row["uri"] for row in rows(output)}) == 30
+
+
+def test_a_rewrite_that_is_cut_short_is_made_good(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = place(tmp_path / "out")
+    update(root, output)
+    write_tar(root / "s.tar", {"zero.png": b"0" * 700, "one.png": b"abc"})
+    os.utime(root / "s.tar", (1, 1))
+    remove = LocalFileSystem.rm_file
+
+    def killed(self: LocalFileSystem, path: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalFileSystem, "rm_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        update(root, output)
+    monkeypatch.setattr(LocalFileSystem, "rm_file", remove)
+    assert len(rows(output)) > 3
+    assert update(root, output)[0] == 3
+    assert len({row["uri"] for row in rows(output)}) == 3
+
+
+@pytest.mark.parametrize("damage", ["header", "cut in a header", "cut at a member"])
+def test_a_shard_that_ends_early_gives_what_is_whole_and_says_so(damage: str, tmp_path: Path) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    write_tar(root / "s.tar", {f"{i}.png": b"x" * 700 for i in range(10)})
+    data = bytearray((root / "s.tar").read_bytes())
+    fourth = 4 * (512 + 1024)
+    if damage == "header":
+        data[fourth : fourth + 512] = b"?" * 512
+    else:
+        data = data[: fourth + (100 if damage == "cut in a header" else 0)]
+    (root / "s.tar").write_bytes(data)
+    assert update(root, output)[0] == 5
+    (bad,) = [row for row in rows(output) if row["error"]]
+    assert bad["error"].startswith("DamagedShard: ")
+
+
+def test_names_that_are_no_utf8_are_rows_too(tmp_path: Path) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    with tarfile.open(root / "s.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        info = tarfile.TarInfo("zelle-ü.png")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    (root / os.fsdecode(b"loose-\xfc.png")).write_bytes(b"abc")
+    assert update(root, output)[0] == 2
+    assert [row["uri"].rsplit("/", 1)[-1] for row in rows(output)] == ["loose-\\xfc.png", "s.tar#zelle-\\xfc.png"]

@@ -91,3 +91,23 @@ def test_braces_expand_as_in_a_shell(first: int, count: int, width: int) -> None
 
 def test_kind_comes_from_the_suffix() -> None:
     assert [kind_of(n) for n in ("x.JPG", "x.tar", "x.txt", "x", "x.tar.png")] == ["image", "tar", None, None, "image"]
+
+
+def test_names_with_brackets_mean_themselves_where_they_exist(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    for name in ("p[1].png", "a{b}.png", "img{1.png"):
+        (root / name).touch()
+        assert names(containers([place(root / name)], place(tmp_path / "out")), root) == [name]
+    with pytest.raises(InputError, match="braces"):
+        containers([place(root / "x{1.png")], place(tmp_path / "out"))
+
+
+def test_links_are_followed_but_not_in_circles(tree: Path, tmp_path: Path) -> None:
+    root = tmp_path / "links"
+    root.mkdir()
+    (root / "one.png").symlink_to(tree / "deep" / "c.png")
+    (root / "more").symlink_to(tree / "deep")
+    (tree / "deep" / "back").symlink_to(tree / "deep")
+    found = names(containers([place(root)], place(tmp_path / "out")), root)
+    assert [n for n in found if "back" not in n] == ["more/c.png", "more/d_w1.tif", "one.png"]
