@@ -69,7 +69,7 @@ def _demo(s3: S3FileSystem, to: Path, limit: int | None) -> None:
     s3.get("demo/masks/results", str(masks / "results"), recursive=True)
     console.print()
     console.print(f"picture  {picture} ({drawn} nuclei outlined)", soft_wrap=True)
-    console.print(f'results  {to / "masks"}: maskfleet query {to / "masks"} "select * from images"', soft_wrap=True)
+    console.print(f'results  {masks}: maskfleet query {masks} "select * from images"', soft_wrap=True)
 
 
 def _upload(s3: S3FileSystem, images: list[Path]) -> None:

@@ -194,8 +194,8 @@ def _report(record: dict[str, Any]) -> None:
         table.add_row("", escape(f"{count:,} {kind}"))
     if "images_per_second" in record:
         table.add_row("speed", f"{record['images_per_second']:.2f} images/s, {record['seconds']:.0f} s in all")
-    table.add_row("results", escape(f"{output}/results/*.parquet"))
     console.print(table)
+    console.print(escape(f"results    {output}/results/*.parquet"), soft_wrap=True)
 
 
 def _pool(text: str | None) -> tuple[int, int] | None:

@@ -23,7 +23,12 @@ def start(to: Path, limit: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "jobs.main", "demo", "--to", str(to), "--limit", str(limit)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=hear_interrupts)
+
+
+def hear_interrupts() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C, and so would the tests' children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def servers() -> set[int]:

@@ -225,7 +225,10 @@ def test_s3_that_cannot_be_used_is_one_line_without_the_secret(
 
 def test_interrupt_says_that_nothing_is_lost(plate: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jobs.main", "segment", str(plate), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would this child.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     assert process.stderr
     for line in process.stderr:
         if "segmenting" in line:
