@@ -92,7 +92,7 @@ def train(
             preset, annotations, images, recipe, crops, balance, parent.state if parent else None, saved, report
         )
     done |= {"data": annotations.name, "data_sha256": hashlib.sha256(annotations.read_bytes()).hexdigest()}
-    done |= {"made": datetime.now(UTC).date().isoformat(), "torch": version("torch"), "from": start}
+    done |= {"made": datetime.now(UTC).date().isoformat(), "torch": version("torch"), "from": start, "balance": balance}
     write_checkpoint(to, state, preset, done)
     if val:
         done |= {"val": measure(to, val, images)}
