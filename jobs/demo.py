@@ -17,10 +17,11 @@ import typer
 from s3fs import S3FileSystem
 
 from jobs import evaluate, query, status
-from jobs.console import console, err, errors_to_exit
+from jobs.console import AsJson, console, err, errors_to_exit, print_json
 from jobs.display import Display
 from jobs.picture import draw
 from jobs.s3_server import S3Server
+from pipeline.evaluate import evaluate as measure
 from pipeline.job import Options, run
 from pipeline.storage import place
 
@@ -37,6 +38,7 @@ from instances where score >= 0.5 group by 1 order by nuclei desc limit 5
 def demo(
     to: Annotated[Path, typer.Option(help="Folder for the picture and a copy of the results.")] = Path("demo-output"),
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many of the 48 images.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Segment 48 microscope images from a local S3 server, query the result, measure it, draw it.
 
@@ -44,10 +46,10 @@ def demo(
     hand-made masks), the network and the job. It takes a minute or two.
     """
     with _terminated_politely(), S3Server() as server, _environment(server.environment):
-        _demo(server.filesystem(), to, limit)
+        _demo(server.filesystem(), to, limit, as_json)
 
 
-def _demo(s3: S3FileSystem, to: Path, limit: int | None) -> None:
+def _demo(s3: S3FileSystem, to: Path, limit: int | None, as_json: bool) -> None:
     images = sorted((DATA / "images").iterdir())[:limit]
     _say(f"a real S3 server is up at {s3.endpoint_url}; uploading {len(images)} images: two tar shards, the rest loose")
     _upload(s3, images)
@@ -56,20 +58,26 @@ def _demo(s3: S3FileSystem, to: Path, limit: int | None) -> None:
     inputs = [p for p in ("s3://demo/shards", "s3://demo/plates") if s3.exists(p)]
     with Display() as display:
         run(Options(tuple(place(p) for p in inputs), output), display)
-    _say("maskfleet status s3://demo/masks")
-    status.status(output.url)
-    _say(f'maskfleet query s3://demo/masks "{" ".join(QUERY.split())}"')
-    query.query(output.url, QUERY)
-    _say("maskfleet evaluate s3://demo/masks annotations.json")
-    evaluate.evaluate(output.url, DATA / "annotations.json")
-    picture = to / "nuclei.png"
+    annotations = DATA / "annotations.json"
+    if not as_json:
+        _say("maskfleet status s3://demo/masks")
+        status.status(output.url)
+        _say(f'maskfleet query s3://demo/masks "{" ".join(QUERY.split())}"')
+        query.query(output.url, QUERY)
+        _say("maskfleet evaluate s3://demo/masks annotations.json")
+        evaluate.evaluate(output.url, annotations)
+    picture, masks = to / "nuclei.png", to / "nuclei-masks"
     drawn = draw(output, picture)
-    masks = to / "nuclei-masks"
     shutil.rmtree(masks, ignore_errors=True)
     s3.get("demo/masks/results", str(masks / "results"), recursive=True)
+    if as_json:
+        return print_json(
+            {"evaluate": measure(output, annotations), "picture": str(picture), "drawn": drawn, "results": str(masks)}
+        )
     console.print()
     console.print(f"picture  {picture} ({drawn} nuclei outlined)", soft_wrap=True)
     console.print(f'results  {masks}: maskfleet query {masks} "select * from images"', soft_wrap=True)
+    return None
 
 
 def _upload(s3: S3FileSystem, images: list[Path]) -> None:

@@ -14,7 +14,7 @@ import typer
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jobs.console import USAGE, console, err, errors_to_exit, fail
+from jobs.console import USAGE, AsJson, console, err, errors_to_exit, fail, print_json
 from model import Checkpoint, Preset, load_model, read_checkpoint, rle
 from model.save import write_checkpoint
 from model.training.crops import CropOptions
@@ -61,6 +61,7 @@ def train(
         str | None, typer.Option(help="A key of the image records: images with rare values are drawn more often.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and crops.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Train a Mask R-CNN on the CPU, from scratch or from other weights.
 
@@ -97,8 +98,12 @@ def train(
     if val:
         done |= {"val": measure(to, val, images)}
         write_checkpoint(to, state, preset, done)
+    if as_json:
+        print_json({"weights": str(to), "bytes": to.stat().st_size} | done)
+        return
+    if val:
         console.print(f"mask AP {done['val']['segm']['AP']:.3f}, box AP {done['val']['bbox']['AP']:.3f} on {val.name}")
-    console.print(f"wrote {to} ({to.stat().st_size / 1e6:.1f} MB)")
+    console.print(f"wrote {to} ({to.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
 
 
 def measure(weights: Path, annotations: Path, images: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from model.fold import fold_batch_norm
 from model.fpn import FeaturePyramid, trunk_with_pyramid
 from model.heads import roi_heads
 from model.preset import Preset
-from model.resnet import ResNet
+from model.resnet import trunk_of
 from model.roi import pool
 from model.rpn import RpnHead, propose
 from model.transform import padded_size, resized_size, to_input
@@ -53,18 +53,7 @@ class MaskRCNN(nn.Module):
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.preset = preset
-        trunk = ResNet(
-            preset.blocks,
-            preset.trunk_channels,
-            preset.trunk_widths,
-            preset.stem,
-            preset.bottleneck,
-            preset.groups,
-            preset.stride_on_1x1,
-            preset.frozen_bn,
-            preset.bn_eps,
-        )
-        self.backbone = trunk_with_pyramid(trunk, FeaturePyramid(preset.trunk_channels, preset.fpn_channels))
+        self.backbone = trunk_with_pyramid(trunk_of(preset), FeaturePyramid(preset.trunk_channels, preset.fpn_channels))
         self.rpn = nn.ModuleDict({"head": RpnHead(preset.fpn_channels, preset.anchors_per_location, preset.rpn_scores)})
         self.roi_heads = roi_heads(preset)
         self.dtype = torch.float32

@@ -13,6 +13,8 @@ from functools import partial
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from model.preset import Preset
+
 Norm = Callable[[int], nn.Module]
 
 
@@ -132,3 +134,18 @@ class ResNet(nn.Module):
             x = self.get_submodule(name)(x)
             features.append(x)
         return features
+
+
+def trunk_of(preset: Preset) -> ResNet:
+    """The trunk that a preset describes, with random weights."""
+    return ResNet(
+        preset.blocks,
+        preset.trunk_channels,
+        preset.trunk_widths,
+        preset.stem,
+        preset.bottleneck,
+        preset.groups,
+        preset.stride_on_1x1,
+        preset.frozen_bn,
+        preset.bn_eps,
+    )

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from pipeline.decode import BLOCK
 from pipeline.errors import InputError
 
-BLOCK = 32 << 20  # bytes after which a task ends a block and begins another
 THREADS = 8  # of one actor; more cores serve better as more actors
 LIGHT_CPUS = 0.25  # of a core, for fetch, decode, encode and write tasks on a machine without a GPU
 

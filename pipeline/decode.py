@@ -25,7 +25,7 @@ from pipeline.storage import one_line
 
 Image.init()  # all decoders, so that `formats` may name them
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below, and is an error row rather than a warning
-BLOCK = 32 << 20  # bytes of pixels in one block
+BLOCK = 32 << 20  # bytes after which a task ends a block and begins another
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 DECODED = pa.schema(
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,9 @@ class Crops(torch.utils.data.Dataset):
     """
 
     def __init__(self, annotations: Path, images: Path, options: CropOptions, balance: str | None, length: int) -> None:
-        self.coco, self.folder, self.options, self.length = COCO(str(annotations)), images, options, length
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            self.coco = COCO(str(annotations))
+        self.folder, self.options, self.length = images, options, length
         self.records = [r for r in self.coco.dataset["images"] if self.coco.getAnnIds(r["id"], iscrowd=False)]
         self.labels = {c["id"]: i + 1 for i, c in enumerate(self.coco.dataset["categories"])}
         groups = [str(r.get(balance, "")) for r in self.records] if balance else [""] * len(self.records)

@@ -14,7 +14,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 from model.preset import Preset
-from model.resnet import ResNet
+from model.resnet import trunk_of
 
 
 def build_torchvision(preset: Preset, **options: Any) -> TorchvisionMaskRCNN:
@@ -24,17 +24,7 @@ def build_torchvision(preset: Preset, **options: Any) -> TorchvisionMaskRCNN:
         preset: five RPN levels and one sigmoid score, as torchvision has them.
         options: passed on to torchvision's `MaskRCNN` (sampling numbers of its losses).
     """
-    trunk = ResNet(
-        preset.blocks,
-        preset.trunk_channels,
-        preset.trunk_widths,
-        preset.stem,
-        preset.bottleneck,
-        preset.groups,
-        preset.stride_on_1x1,
-        preset.frozen_bn,
-        preset.bn_eps,
-    )
+    trunk = trunk_of(preset)
     stages = {f"layer{i + 1}": str(i) for i in range(4)}
     outputs, channels = preset.num_outputs, preset.fpn_channels
     network = TorchvisionMaskRCNN(

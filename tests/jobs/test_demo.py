@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -19,8 +20,8 @@ from PIL import Image
 pytestmark = pytest.mark.slow
 
 
-def start(to: Path, limit: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "jobs.main", "demo", "--to", str(to), "--limit", str(limit)]
+def start(to: Path, limit: int, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "jobs.main", "demo", "--to", str(to), "--limit", str(limit), *options]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=hear_interrupts)
@@ -49,6 +50,13 @@ def test_demo_measures_and_draws(tmp_path: Path) -> None:
     table = pads.dataset(str(tmp_path / "out" / "nuclei-masks" / "results"), format="parquet").to_table()
     assert len(table) == len(set(table["uri"].to_pylist())) == 34
     assert servers() == before
+
+
+def test_demo_as_json(tmp_path: Path) -> None:
+    stdout, stderr = start(tmp_path / "out", 3, "--json").communicate(timeout=200)
+    result = json.loads(stdout)
+    assert result["evaluate"]["images"] == 3, stderr
+    assert Path(result["picture"]).exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -65,9 +65,10 @@ def test_average_of_weights_and_losses_are_finite() -> None:
 def test_command_writes_a_checkpoint(tmp_path: Path) -> None:
     to = tmp_path / "cells.safetensors"
     arguments = [DATA / "annotations.json", DATA / "images", to, "--steps", "4", "--batch", "1", "--crop", "96"]
-    command = [sys.executable, "-m", "jobs.main", "train", *map(str, arguments), "--min-size", "128"]
+    command = [sys.executable, "-m", "jobs.main", "train", *map(str, arguments), "--min-size", "128", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bytes"] == to.stat().st_size
     checkpoint = read_checkpoint(to)
     assert checkpoint.preset.categories == ("nucleus",)
     assert checkpoint.provenance["done"]["steps"] == 4
