@@ -9,6 +9,7 @@ from model.errors import PresetError, RleError, WeightsError
 from model.preset import Preset
 
 if TYPE_CHECKING:
+    from model import rle
     from model.load import Checkpoint, load_model, read_checkpoint, shipped_names
     from model.mask_rcnn import Detections, MaskRCNN
 
@@ -26,11 +27,14 @@ __all__ = [
     "WeightsError",
     "load_model",
     "read_checkpoint",
+    "rle",
     "shipped_names",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "rle":
+        return importlib.import_module("model.rle")
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LATER[name]), name)
