@@ -101,3 +101,22 @@ def test_derived_numbers() -> None:
     paper = Preset(rpn_levels=1, anchor_sizes=((128.0, 256.0, 512.0),), anchor_ratios=((0.5, 1.0, 2.0),))
     assert paper.anchors_per_location == 9
     assert Preset(category_ids=(7, 9), categories=("a", "b")).num_outputs == 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"min_size": "big"},
+        {"max_detections": 2.5},
+        {"anchor_sizes": 5},
+        {"categories": [3], "category_ids": [1]},
+        {"mean": 0.5},
+        {"std": [1.0, 0.0, 1.0]},
+        {"pad_multiple": 0},
+        {"bottleneck": 1},
+        {"self": 1},
+    ],
+)
+def test_values_of_another_kind_are_refused_before_they_do_harm(fields: dict) -> None:
+    with pytest.raises(PresetError):
+        Preset().replace(**fields)
