@@ -85,7 +85,7 @@ def slices(output: Place, done: np.ndarray, images: int, size: int) -> list[Slic
     work = []
     for place in output.join("catalog").list(".parquet"):
         table = pq.read_table(place.path, filesystem=place.arrow(), columns=["image_id", "length"])
-        left = np.flatnonzero(~np.isin(table["image_id"].to_numpy(), done, assume_unique=True)).astype(np.int32)
+        left = np.flatnonzero(~np.isin(table["image_id"].to_numpy(), done)).astype(np.int32)
         lengths = table["length"].to_numpy()[left]
         start = total = 0
         for i, length in enumerate(lengths):

@@ -92,7 +92,6 @@ def _start_here() -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _stderr_away():
         ray.init(
-            num_cpus=os.cpu_count(),
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,

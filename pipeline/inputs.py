@@ -118,9 +118,16 @@ def _files(place: Place, path: str, within: tuple[str, ...] = ()) -> Iterator[tu
         if os.path.isfile(target):
             stat = os.stat(target)
             yield name, {"type": "file", "size": stat.st_size, "mtime": stat.st_mtime}
-        elif os.path.isdir(target) and target not in within:
+        elif os.path.isdir(target) and target not in (*within, *_above(name)):
             for below, inner in _files(place, target, (*within, target)):
                 yield name + below[len(target) :], inner
+
+
+def _above(path: str) -> list[str]:
+    """The real folders that hold a path, up to the root."""
+    folder = os.path.realpath(os.path.dirname(path))
+    parts = folder.split(os.sep)
+    return [os.sep.join(parts[:i]) or os.sep for i in range(1, len(parts) + 1)]
 
 
 def _braces(path: str) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import ray
@@ -93,7 +93,6 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
     watcher.phase(f"cataloguing {len(found)} objects")
     total = catalog.update(options.output, found, options.output.options, watcher.reading)
     if not total:
-        looked = " ".join(IMAGE_SUFFIXES)
         looked = " ".join(IMAGE_SUFFIXES)
         raise InputError(f"the {len(found)} shards under the INPUTs hold no images; looked for {looked}")
 
@@ -231,4 +230,10 @@ def _plain(options: Options) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {p: version(p) for p in ("maskfleet", "ray", "torch", "torchvision")}
+    found = {"python": platform.python_version()}
+    for package in ("maskfleet", "ray", "torch", "torchvision"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a working directory sent to a cluster is not installed
+            found[package] = "not installed"
+    return found
