@@ -70,10 +70,7 @@ def train(
         network.load_state_dict({k: v for k, v in start.items() if shapes.get(k) == v.shape}, strict=False)
     in_bfloat16(network)
     network.train()
-    decay = [p for p in network.parameters() if p.ndim > 1]
-    plain = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer, average = torch.optim.AdamW(groups, lr=recipe.lr), Average(network, recipe.average)
+    optimizer, average = _optimizer(network, recipe), Average(network, recipe.average)
     step, spent = 0, 0.0
     if saved and saved.exists():
         step, spent = _restore(saved, network, optimizer, average)
@@ -108,6 +105,14 @@ def train(
     if saved:
         saved.unlink(missing_ok=True)
     return average.state, {"recipe": asdict(recipe), "crops": asdict(crops), "done": done}
+
+
+def _optimizer(network: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW that decays kernels and matrices, not biases and normalisations."""
+    kernels = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.lr)
 
 
 def _save(path: Path, network: torch.nn.Module, optimizer: Any, average: Average, step: int, spent: float) -> None:

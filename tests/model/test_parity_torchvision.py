@@ -70,7 +70,9 @@ def r50(request: pytest.FixtureRequest, pixels: Photos, calibrate: Calibrate, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("r50", "names"), [(1, ["portrait", "wide"]), (0, ["landscape", "portrait", "mirrored"])], indirect=["r50"]
+    ("r50", "names"),
+    [(2, ["small"]), (1, ["portrait", "wide"]), (0, ["landscape", "portrait", "mirrored"])],
+    indirect=["r50"],
 )
 def test_r50_at_full_size(
     r50: Network, names: list[str], pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
