@@ -1,7 +1,7 @@
 """The catalog: one row for each image asked for, with the place of its bytes. The job's account book.
 
-What a job owes is the catalog minus the results. A catalog only grows: rows are added in new files, and
-a container whose version has not changed since is not opened again.
+What a job owes is the catalog minus the results. Images that are new are added in new files, and a
+container whose version has not changed since is not opened again.
 """
 
 from __future__ import annotations
