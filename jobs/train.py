@@ -15,29 +15,13 @@ from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jobs.console import USAGE, AsJson, console, err, errors_to_exit, fail, print_json
-from model import Checkpoint, Preset, load_model, read_checkpoint, rle
+from model import Preset, load_model, read_checkpoint, rle
+from model.designs import TRUNKS, finest
 from model.save import write_checkpoint
 from model.training.crops import CropOptions
 from model.training.loop import Recipe
 from model.training.loop import train as run_training
 from pipeline.evaluate import average_precision
-
-# 5.8 M parameters, 11.6 MB in half precision: trains on two CPU cores in two hours.
-SMALL = Preset(
-    name="small",
-    blocks=(2, 2, 2, 2),
-    trunk_channels=(48, 96, 192, 256),
-    trunk_widths=(48, 96, 192, 256),
-    stem=48,
-    bottleneck=False,
-    fpn_channels=96,
-    anchor_sizes=((16.0,), (32.0,), (64.0,), (128.0,), (256.0,)),
-    box_hidden=256,
-    mask_channels=(64, 64, 64, 64),
-    mask_hidden=64,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
-)
 
 
 @errors_to_exit
@@ -60,6 +44,14 @@ def train(
     balance: Annotated[
         str | None, typer.Option(help="A key of the image records: images with rare values are drawn more often.")
     ] = None,
+    trunk: Annotated[str, typer.Option(help=f"Of a network from scratch: {', '.join(TRUNKS)}.")] = "small",
+    finest_anchors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZES",
+            help="Proposals from the finest map alone, with anchors of these sizes, such as 16,40,100.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and crops.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +67,8 @@ def train(
     if to.suffix != ".safetensors":
         fail(f"{to}: the checkpoint is written as safetensors, so its name must end in .safetensors", USAGE)
     parent = read_checkpoint(start) if start else None
-    preset = _preset(annotations, parent, to.stem, min_size, max_size, max_detections)
+    preset = _preset(annotations, parent.preset if parent else _shape(trunk), finest_anchors)
+    preset = preset.replace(name=to.stem, min_size=min_size, max_size=max_size, max_detections=max_detections)
     recipe = Recipe(steps=steps, minutes=minutes, batch=batch, lr=lr, seed=seed)
     crops = CropOptions(size=crop, min_size=min_size, max_size=max_size)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
@@ -135,19 +128,23 @@ def _xywh(box: list[float]) -> list[float]:
     return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
 
 
-def _preset(
-    annotations: Path, parent: Checkpoint | None, name: str, min_size: int, max_size: int, max_detections: int
-) -> Preset:
-    """The network to train: the parent's shape or the small one, with the classes of the dataset."""
+def _shape(trunk: str) -> Preset:
+    if trunk not in TRUNKS:
+        fail(f"no trunk {trunk!r}; there are {', '.join(TRUNKS)}", USAGE)
+    return TRUNKS[trunk]
+
+
+def _preset(annotations: Path, shape: Preset, finest_anchors: str | None) -> Preset:
+    """The network to train: that shape, with the classes of the dataset and the proposals asked for."""
     categories = json.loads(annotations.read_text())["categories"]
-    return (parent.preset if parent else SMALL).replace(
-        name=name,
-        category_ids=[c["id"] for c in categories],
-        categories=[c["name"] for c in categories],
-        min_size=min_size,
-        max_size=max_size,
-        max_detections=max_detections,
-    )
+    shape = shape.replace(category_ids=[c["id"] for c in categories], categories=[c["name"] for c in categories])
+    if finest_anchors is None:
+        return shape
+    try:
+        sizes = [float(size) for size in finest_anchors.split(",")]
+    except ValueError:
+        fail(f"--finest-anchors {finest_anchors!r} is not a list of sizes such as 16,40,100", USAGE)
+    return finest(shape, sizes)
 
 
 if __name__ == "__main__":

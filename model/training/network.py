@@ -12,6 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
 
 from model.preset import Preset
 from model.resnet import trunk_of
@@ -21,7 +22,8 @@ def build_torchvision(preset: Preset, **options: Any) -> TorchvisionMaskRCNN:
     """torchvision's own Mask R-CNN of this shape; its state dict is our checkpoint layout.
 
     Args:
-        preset: five RPN levels and one sigmoid score, as torchvision has them.
+        preset: either RPN design; torchvision has five levels and one sigmoid score, the other is
+            made of its parts.
         options: passed on to torchvision's `MaskRCNN` (sampling numbers of its losses).
     """
     trunk = trunk_of(preset)
@@ -30,6 +32,7 @@ def build_torchvision(preset: Preset, **options: Any) -> TorchvisionMaskRCNN:
     network = TorchvisionMaskRCNN(
         BackboneWithFPN(trunk, stages, list(preset.trunk_channels), channels),
         rpn_anchor_generator=AnchorGenerator(preset.anchor_sizes, preset.anchor_ratios),
+        rpn_head=_rpn_head(preset),
         box_head=TwoMLPHead(channels * preset.box_roi_size**2, preset.box_hidden),
         box_predictor=FastRCNNPredictor(preset.box_hidden, outputs),
         mask_head=MaskRCNNHeads(channels, preset.mask_channels, 1),
@@ -46,9 +49,43 @@ def build_torchvision(preset: Preset, **options: Any) -> TorchvisionMaskRCNN:
         box_detections_per_img=preset.max_detections,
         **options,
     )
+    network.rpn.forward = _on_levels(network.rpn.forward, preset.rpn_levels)
     # Detectron's start for this layer: masks begin undecided, not saturated.
     nn.init.normal_(network.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.001)
     return network
+
+
+class SoftmaxRpnHead(RPNHead):
+    """torchvision's head with two scores an anchor, (background, object), as the paper describes it.
+
+    It returns their difference: a softmax over two is the sigmoid of it, so torchvision's binary
+    cross-entropy on the difference is the softmax loss.
+    """
+
+    def __init__(self, channels: int, anchors: int) -> None:
+        super().__init__(channels, anchors)
+        self.cls_logits = nn.Conv2d(channels, anchors * 2, 1)
+        nn.init.normal_(self.cls_logits.weight, std=0.01)
+        nn.init.zeros_(self.cls_logits.bias)
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps each level (B, C, H, W) to objectness (B, k, H, W) and deltas (B, 4k, H, W)."""
+        logits, deltas = super().forward(x)
+        return [pair[:, 1::2] - pair[:, 0::2] for pair in logits], deltas
+
+
+def _rpn_head(preset: Preset) -> RPNHead:
+    head = RPNHead if preset.rpn_scores == 1 else SoftmaxRpnHead
+    return head(preset.fpn_channels, preset.anchors_per_location)
+
+
+def _on_levels(forward: Callable[..., Any], levels: int) -> Callable[..., Any]:
+    """torchvision's RPN, shown the finest `levels` maps only."""
+
+    def run(images: Any, features: dict[str, Tensor], targets: Any = None) -> Any:
+        return forward(images, dict(list(features.items())[:levels]), targets)
+
+    return run
 
 
 def in_bfloat16(network: TorchvisionMaskRCNN) -> None:

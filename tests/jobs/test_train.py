@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from jobs.demo import DATA
-from jobs.train import SMALL, measure
+from jobs.train import measure
 from model import read_checkpoint
+from model.designs import SMALL
 from model.training.crops import CropOptions, Crops
 from model.training.loop import Recipe, train
 from model.training.network import build_torchvision
