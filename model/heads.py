@@ -14,9 +14,10 @@ from model.preset import Preset
 class BoxHead(nn.Module):
     """Two fully connected layers on the flattened RoI."""
 
-    def __init__(self, in_features: int, hidden: int) -> None:
+    def __init__(self, channels: int, side: int, hidden: int) -> None:
         super().__init__()
-        self.fc6 = nn.Linear(in_features, hidden)
+        self.side = side
+        self.fc6 = nn.Linear(channels * side**2, hidden)
         self.fc7 = nn.Linear(hidden, hidden)
 
     def forward(self, pooled: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def roi_heads(preset: Preset) -> nn.ModuleDict:
     channels = preset.fpn_channels
     return nn.ModuleDict(
         OrderedDict(
-            box_head=BoxHead(channels * preset.box_roi_size**2, preset.box_hidden),
+            box_head=BoxHead(channels, preset.box_roi_size, preset.box_hidden),
             box_predictor=BoxPredictor(preset.box_hidden, preset.num_outputs),
             mask_head=mask_head(channels, preset.mask_channels),
             mask_predictor=MaskPredictor(preset.mask_channels[-1], preset.mask_hidden, preset.num_outputs),

@@ -97,7 +97,7 @@ def load_model(
     checkpoint = weights if isinstance(weights, Checkpoint) else read_checkpoint(weights)
     target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     network = build(checkpoint, checkpoint.preset.replace(**overrides))
-    return network.prepare(PRECISIONS[resolve_precision(precision, target)], target)
+    return network.prepare(PRECISIONS[resolve_precision(precision, target)], target, exact=precision == "fp32")
 
 
 def build(checkpoint: Checkpoint, preset: Preset) -> MaskRCNN:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from model.boxes import at_least, best_after_nms, clip, decode
 from model.fold import fold_batch_norm
 from model.fpn import FeaturePyramid, trunk_with_pyramid
+from model.fuse import fuse, fusible
 from model.heads import roi_heads
 from model.preset import Preset
 from model.resnet import trunk_of
@@ -57,18 +58,26 @@ class MaskRCNN(nn.Module):
         self.rpn = nn.ModuleDict({"head": RpnHead(preset.fpn_channels, preset.anchors_per_location, preset.rpn_scores)})
         self.roi_heads = roi_heads(preset)
         self.dtype = torch.float32
+        self.exact = True
         self.layout = torch.contiguous_format
         self.eval().requires_grad_(False)
 
-    def prepare(self, dtype: torch.dtype, device: torch.device) -> MaskRCNN:
-        """Readies loaded weights for inference: folds, converts, moves. Call once."""
-        if dtype != torch.float32:
-            fold_batch_norm(self.backbone.body)  # type: ignore[arg-type]
-            self.layout = torch.channels_last
-        # In float32 layers and memory stay as torchvision has them: folded weights and other kernels
-        # round differently, and a network amplifies that to some thousandths of a pixel.
-        self.dtype = dtype
-        return self.to(device=device, dtype=dtype).to(memory_format=self.layout)
+    def prepare(self, dtype: torch.dtype, device: torch.device, exact: bool = False) -> MaskRCNN:
+        """Readies loaded weights for inference: folds, converts, moves, fuses. Call once.
+
+        Args:
+            exact: leave layers and memory as torchvision has them. Folded weights and other kernels round
+                differently, and a network amplifies that to some thousandths of a pixel.
+        """
+        self.dtype, self.exact = dtype, exact
+        if exact:
+            return self.to(device=device, dtype=dtype)
+        fold_batch_norm(self.backbone.body)  # type: ignore[arg-type]
+        self.layout = torch.channels_last
+        self.to(device=device, dtype=dtype).to(memory_format=self.layout)
+        if fusible(device):
+            fuse(self)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -103,12 +112,12 @@ class MaskRCNN(nn.Module):
         features = self.backbone(images.to(self.dtype, memory_format=self.layout))
         features = [f[..., : math.ceil(width / (4 << level))] for level, f in enumerate(features)]
         objectness, deltas = self.rpn["head"](features[: self.preset.rpn_levels])
-        return [f.float() for f in features], [o.float() for o in objectness], [d.float() for d in deltas]
+        return features, [o.float() for o in objectness], [d.float() for d in deltas]
 
     def detect(self, features: Sequence[Tensor], proposals: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The box branch on all proposals (R, 5): RoIs (N, 5), scores (N,), labels (N,)."""
         p = self.preset
-        pooled = pool(features, proposals, p.box_roi_size, p).to(self.dtype)
+        pooled = pool(features, proposals, p.box_roi_size, p, self.exact)
         logits, deltas = self.roi_heads["box_predictor"](self.roi_heads["box_head"](pooled))
         probability = logits.float().softmax(-1)[:, 1:]  # (R, classes), background gone
         row, column = (probability > p.min_score).nonzero(as_tuple=True)
@@ -126,7 +135,7 @@ class MaskRCNN(nn.Module):
         side = 2 * self.preset.mask_roi_size
         if not len(rois):
             return rois.new_zeros(0, side, side)
-        pooled = pool(features, rois, self.preset.mask_roi_size, self.preset).to(self.dtype)
+        pooled = pool(features, rois, self.preset.mask_roi_size, self.preset, self.exact)
         logits = self.roi_heads["mask_predictor"](self.roi_heads["mask_head"](pooled), labels)
         return logits.float().sigmoid()
 

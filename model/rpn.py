@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.anchors import pyramid_anchors
 from model.boxes import at_least, best_after_nms, clip, decode
@@ -24,7 +23,7 @@ class RpnHead(nn.Module):
     def __init__(self, channels: int, anchors: int, scores: int) -> None:
         super().__init__()
         self.scores = scores
-        self.conv = nn.Sequential(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1)))
+        self.conv = nn.Sequential(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()))
         self.cls_logits = nn.Conv2d(channels, anchors * scores, 1)
         self.bbox_pred = nn.Conv2d(channels, anchors * 4, 1)
 
@@ -32,7 +31,7 @@ class RpnHead(nn.Module):
         """Maps each level (B, C, H, W) to objectness logits (B, H*W*k) and deltas (B, H*W*k, 4)."""
         objectness, deltas = [], []
         for feature in levels:
-            hidden = F.relu(self.conv(feature))
+            hidden = self.conv(feature)
             batch = len(hidden)
             logits = self.cls_logits(hidden).permute(0, 2, 3, 1)  # (B, H, W, k * scores)
             if self.scores == 2:  # softmax over (background, object) is the sigmoid of their difference

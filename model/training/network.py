@@ -66,7 +66,7 @@ class SoftmaxRpnHead(RPNHead):
         super().__init__(channels, anchors)
         self.cls_logits = nn.Conv2d(channels, anchors * 2, 1)
         nn.init.normal_(self.cls_logits.weight, std=0.01)
-        nn.init.zeros_(self.cls_logits.bias)
+        self.cls_logits.bias.data.zero_()  # type: ignore[union-attr]
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Maps each level (B, C, H, W) to objectness (B, k, H, W) and deltas (B, 4k, H, W)."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model import Detections, Preset
+from model.training.calibrated import calibrate as calibrated
 from model.training.network import build_torchvision
 
 PHOTOS = Path(__file__).parents[1] / "data" / "photos"
@@ -71,13 +70,13 @@ def tiny() -> Preset:
 def tiny_torchvision(pixels: dict[str, np.ndarray]) -> TorchvisionMaskRCNN:
     """torchvision's Mask R-CNN in the shape of `tiny`, random but detecting."""
     torch.manual_seed(0)
-    return _calibrate(build_torchvision(TINY), pixels["landscape"])
+    return calibrated(build_torchvision(TINY), pixels["landscape"])
 
 
 @pytest.fixture(scope="session")
 def calibrate() -> Callable[[TorchvisionMaskRCNN, np.ndarray], TorchvisionMaskRCNN]:
-    """Makes a random network detect; see `_calibrate`."""
-    return _calibrate
+    """Makes a random network detect; see `model.training.calibrated`."""
+    return calibrated
 
 
 @pytest.fixture(scope="session")
@@ -94,50 +93,6 @@ def assert_same() -> Callable[..., None]:
 
 def _pixels(image: np.ndarray) -> Tensor:
     return torch.as_tensor(image).permute(2, 0, 1).float() / 255
-
-
-@torch.no_grad()
-def _calibrate(network: TorchvisionMaskRCNN, image: np.ndarray) -> TorchvisionMaskRCNN:
-    """Gives a random network the statistics of a trained one, in place, by one forward pass over an image.
-
-    Without it a random network finds nothing: activations shrink or explode layer by layer, and every
-    score is the same. Every normalisation takes the statistics of what reaches it, and the last layers
-    are scaled so that their outputs spread as those of a trained network do.
-    """
-    hooks = []
-
-    def fit_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
-        norm.running_var.copy_(inputs[0].var((0, 2, 3)) + 1e-3)
-
-    def fit_spread(deviation: float) -> Callable[..., Tensor | None]:
-        fitted = []
-
-        def hook(layer: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
-            if fitted:  # the RPN's head runs on every level; the finest, which comes first, decides
-                return None
-            fitted.append(True)
-            layer.bias.zero_()
-            layer.weight.mul_(deviation / layer.forward(*inputs).std())
-            return layer.forward(*inputs)
-
-        return hook
-
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
-            hooks.append(module.register_forward_pre_hook(fit_norm))
-    for name, deviation in {
-        "rpn.head.cls_logits": 2.0,
-        "rpn.head.bbox_pred": 0.5,
-        "roi_heads.box_predictor.cls_score": 2.2,
-        "roi_heads.box_predictor.bbox_pred": 0.5,
-        "roi_heads.mask_predictor.mask_fcn_logits": 2.5,
-    }.items():
-        hooks.append(network.get_submodule(name).register_forward_hook(fit_spread(deviation)))
-    network.eval()([_pixels(image)])
-    for hook in hooks:
-        hook.remove()
-    return network
 
 
 @torch.inference_mode()
