@@ -79,6 +79,7 @@ def load_model(
     *,
     precision: str = "auto",
     device: str = "auto",
+    compiled: bool = False,
     **overrides: Any,
 ) -> MaskRCNN:
     """A network ready to predict.
@@ -86,18 +87,23 @@ def load_model(
     Args:
         weights: a shipped name (`shipped_names()`), a path or a URI; or a checkpoint already read.
         precision: "fp32", "bf16", "fp16", or "auto": bf16 on a GPU or CPU that computes in it, else
-            fp16 on a GPU, else fp32.
+            fp16 on a GPU, else float32 with folded and fused layers. "fp32" is torchvision's own arithmetic,
+            to the last digit on a CPU.
         device: a torch device, or "auto": CUDA if there is one.
+        compiled: compile the part with static shapes; see `MaskRCNN.prepare`.
         overrides: fields of the preset, such as `min_size`, `max_size`, `min_score`, `max_detections`.
 
     Raises:
         WeightsError: the checkpoint cannot be read or does not fit the network.
         PresetError: an override that does not exist or does not fit.
     """
+    if compiled and precision == "fp32":
+        raise WeightsError("precision fp32 is torchvision's own arithmetic and is not compiled; use auto, bf16 or fp16")
     checkpoint = weights if isinstance(weights, Checkpoint) else read_checkpoint(weights)
     target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     network = build(checkpoint, checkpoint.preset.replace(**overrides))
-    return network.prepare(PRECISIONS[resolve_precision(precision, target)], target, exact=precision == "fp32")
+    dtype = PRECISIONS[resolve_precision(precision, target)]
+    return network.prepare(dtype, target, exact=precision == "fp32", compiled=compiled)
 
 
 def build(checkpoint: Checkpoint, preset: Preset) -> MaskRCNN:

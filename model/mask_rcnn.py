@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,12 +63,16 @@ class MaskRCNN(nn.Module):
         self.layout = torch.contiguous_format
         self.eval().requires_grad_(False)
 
-    def prepare(self, dtype: torch.dtype, device: torch.device, exact: bool = False) -> MaskRCNN:
+    def prepare(
+        self, dtype: torch.dtype, device: torch.device, exact: bool = False, compiled: bool = False
+    ) -> MaskRCNN:
         """Readies loaded weights for inference: folds, converts, moves, fuses. Call once.
 
         Args:
             exact: leave layers and memory as torchvision has them. Folded weights and other kernels round
                 differently, and a network amplifies that to some thousandths of a pixel.
+            compiled: let `torch.compile` have the part with static shapes (on a GPU as CUDA graphs). Every
+                padded shape is compiled anew when it is first seen; not for `exact`.
         """
         self.dtype, self.exact = dtype, exact
         if exact:
@@ -75,8 +80,11 @@ class MaskRCNN(nn.Module):
         fold_batch_norm(self.backbone.body)  # type: ignore[arg-type]
         self.layout = torch.channels_last
         self.to(device=device, dtype=dtype).to(memory_format=self.layout)
+        if compiled:
+            options: dict[str, Any] = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
+            self._dense = torch.compile(self._dense, dynamic=False, options=options)  # type: ignore[method-assign]
         if fusible(device):
-            fuse(self)
+            fuse(self.roi_heads if compiled else self)
         return self
 
     @property
@@ -103,7 +111,18 @@ class MaskRCNN(nn.Module):
         return rois, scores, labels, self.outline(features, rois, labels)
 
     def dense(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """The part with static shapes: P2..P6, and objectness (B, A) and deltas (B, A, 4) a level."""
+        """The part with static shapes: P2..P6, and objectness (B, A) and deltas (B, A, 4) a level.
+
+        A CPU takes the images one by one: a batch gains nothing there (the maps of one image fill its
+        caches), and a kernel that is chosen by the size of the batch would let neighbours in on a result.
+        """
+        if images.is_cuda or len(images) == 1:
+            return self._dense(images)
+        parts = zip(*(self._dense(image[None]) for image in images), strict=True)
+        features, objectness, deltas = ([torch.cat(level) for level in zip(*part, strict=True)] for part in parts)
+        return features, objectness, deltas
+
+    def _dense(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         width = images.shape[3]
         if self.dtype == torch.bfloat16:
             # oneDNN's bfloat16 kernel for a 3x3 convolution of stride 2 reads unwritten memory where its

@@ -51,7 +51,7 @@ def _fit_norm(norm: Any, inputs: tuple[Tensor]) -> None:
 
 
 def _fit_spread(deviation: float) -> Callable[..., Tensor | None]:
-    fitted = []
+    fitted: list[bool] = []
 
     def hook(layer: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
         if fitted:  # the RPN's head runs on every level; the finest, which comes first, decides

@@ -152,7 +152,21 @@ def test_the_order_of_results_is_that_of_images(checkpoint: Checkpoint, pixels: 
     for size in (1, 2, 8):
         for found, expected in zip(network.predict(images, batch_size=size), alone, strict=True):
             assert len(found) == len(expected)
-            torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=5e-3)
+            torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_neighbours_of_equal_shape_change_nothing(checkpoint: Checkpoint, pixels: Photos, precision: str) -> None:
+    network = load_model(checkpoint, precision=precision, device="cpu")
+    photo = pixels["landscape"]
+    images = [photo, photo[:, ::-1], 255 - photo, np.roll(photo, 50, 0)]
+    alone = [network.predict([image])[0] for image in images]
+    for chosen in ([0, 1, 2, 3], [3, 0], [2, 2, 1]):
+        for found, i in zip(network.predict([images[i] for i in chosen], batch_size=4), chosen, strict=True):
+            assert len(found) == len(alone[i]) > 5
+            assert torch.equal(found.labels, alone[i].labels)
+            torch.testing.assert_close(found.boxes, alone[i].boxes, rtol=0, atol=1e-3)
+            torch.testing.assert_close(found.masks, alone[i].masks, rtol=0, atol=1e-3)
 
 
 def matched(found: Detections, reference: Detections) -> float:

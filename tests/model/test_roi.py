@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from model import Preset
-from model.roi import pool, roi_levels
+from model.roi import pool, roi_align_by_gathering, roi_levels
 
 PRESET = Preset()
 
@@ -52,9 +52,32 @@ def test_pooling_is_torchvisions(size: int) -> None:
         torch.testing.assert_close(pool(maps, boxes, size, PRESET)[mine], expected, rtol=0, atol=1e-6)
 
 
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.sampled_from([1, 7, 14]),
+    sampling=st.integers(1, 3),
+    aligned=st.booleans(),
+    stretch=st.floats(0, 300),
+)
+@settings(deadline=None, max_examples=60)
+def test_gathering_is_roi_align(seed: int, size: int, sampling: int, aligned: bool, stretch: float) -> None:
+    """Boxes inside, across the border, far outside, of no size and the wrong way round."""
+    generator = torch.Generator().manual_seed(seed)
+    feature = torch.randn(3, 6, 9, 13, generator=generator)
+    boxes = (torch.rand(40, 4, generator=generator) - 0.3) * stretch
+    boxes[20:, 2:] = boxes[20:, :2] + boxes[20:, 2:].abs()
+    boxes[0] = torch.tensor([0, 0, 13 * 8, 9 * 8])
+    image = torch.randint(3, (40, 1), generator=generator).float()
+    given_rois = torch.cat([image, boxes], 1)
+    expected = roi_align(feature, given_rois, (size, size), 1 / 8, sampling, aligned)
+    found = roi_align_by_gathering(feature, given_rois, size, 1 / 8, sampling, aligned)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_no_rois() -> None:
     maps = features(torch.Generator().manual_seed(1), 2, 64, 64)
-    assert pool(maps, torch.zeros(0, 5), 7, PRESET).shape == (0, 5, 7, 7)
+    for exact in (True, False):
+        assert pool(maps, torch.zeros(0, 5), 7, PRESET, exact).shape == (0, 5, 7, 7)
 
 
 @given(st.lists(st.tuples(*[st.floats(0, 1400, width=32)] * 4), min_size=1, max_size=30))
