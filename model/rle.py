@@ -1,102 +1,114 @@
 """Boxes and 28x28 masks to COCO run-length encoding, without a full-size mask.
 
-COCO's RLE runs down the columns of the image, alternating zeros and ones. A mask is pasted only inside
-its box (torchvision's rule); the runs of those columns are placed in the image by arithmetic.
+COCO's RLE runs down the columns of the image, alternating zeros and ones, zeros first. Its string has for
+each run five bits a character (low ones first, then the sign), and from the fourth run on the difference
+to the run two before. `model.crossings` finds the runs; two rules say how a mask lies over its box.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
-from torch.nn import functional as F
 
+from model import crossings
 from model.errors import RleError
+from model.pasting import PASTE_RULES
+
+LIMIT = 2**30  # pixels from the image's corner: a box beyond is no box of an image
+RUN = 7  # characters of the longest run: 32 bits and a sign
 
 
 def encode(
-    masks: Tensor | np.ndarray, boxes: Tensor | np.ndarray, height: int, width: int, threshold: float = 0.5
+    masks: Tensor | np.ndarray,
+    boxes: Tensor | np.ndarray,
+    height: int,
+    width: int,
+    threshold: float = 0.5,
+    paste: str = "torchvision",
 ) -> list[str]:
     """COCO compressed `counts` of each mask; `size` is [height, width].
 
-    The same strings as torchvision's `paste_masks_in_image`, `> threshold` and `pycocotools.mask.encode`.
+    Byte for byte the strings that pasting with PyTorch on a CPU and `pycocotools.mask.encode` give.
 
     Args:
         masks: float32 (N, M, M), probabilities over the box.
         boxes: float32 (N, 4) xyxy, pixels of the image.
         height: pixels.
         width: pixels.
+        threshold: 0..1.
+        paste: "torchvision": its `paste_masks_in_image` and `> threshold`; "detectron2": pixel centres in
+            the exact box and `>= threshold`.
 
     Raises:
-        RleError: NaN in masks or boxes, or shapes that disagree.
+        RleError: NaN or infinity in masks or boxes, or arguments that do not fit together.
     """
-    return [c.decode() for c in _counts(runs(masks, boxes, height, width, threshold), height, width)]
+    return [counts for counts, _ in _encoded(masks, boxes, height, width, threshold, paste)]
 
 
 def encode_with_area(
-    masks: Tensor | np.ndarray, boxes: Tensor | np.ndarray, height: int, width: int, threshold: float = 0.5
+    masks: Tensor | np.ndarray,
+    boxes: Tensor | np.ndarray,
+    height: int,
+    width: int,
+    threshold: float = 0.5,
+    paste: str = "torchvision",
 ) -> tuple[list[str], list[int]]:
     """As `encode`, with the pixels of each mask (the sum of its runs of ones)."""
-    lengths = runs(masks, boxes, height, width, threshold)
-    return [c.decode() for c in _counts(lengths, height, width)], [int(r[1::2].sum()) for r in lengths]
+    encoded = list(_encoded(masks, boxes, height, width, threshold, paste))
+    return [counts for counts, _ in encoded], [area for _, area in encoded]
 
 
-def runs(
-    masks: Tensor | np.ndarray, boxes: Tensor | np.ndarray, height: int, width: int, threshold: float
-) -> list[np.ndarray]:
-    """Run lengths of each mask, int64, zeros first; see `encode` for the arguments."""
-    masks, boxes = torch.as_tensor(masks, dtype=torch.float32), torch.as_tensor(boxes, dtype=torch.float32)
+def _encoded(
+    masks: Tensor | np.ndarray, boxes: Tensor | np.ndarray, height: int, width: int, threshold: float, paste: str
+) -> Iterator[tuple[str, int]]:
+    fenced, corners = _checked(masks, boxes, height, width, threshold, paste)
+    rule = PASTE_RULES[paste]
+    fused = _fused(paste)
+    limit = np.float32(threshold)
+    out = np.empty(0, np.uint8)
+    for mask, box in zip(fenced, rule.placed(corners, fenced.shape[1]), strict=True):
+        if fused is None:
+            edges = rule.pasted_edges(mask, box, height, width, limit)
+        else:
+            edges = rule.edges(mask.T, box, height, width, limit, fused)
+        if len(out) < (len(edges) + 1) * RUN:
+            out = np.empty(2 * (len(edges) + 1) * RUN, np.uint8)
+        end, area = crossings.packed(edges, height * width, out, 0)
+        yield out[:end].tobytes().decode(), int(area)
+
+
+def _checked(
+    masks: Tensor | np.ndarray, boxes: Tensor | np.ndarray, height: int, width: int, threshold: float, paste: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks float32 (N, M+2, M+2) with a fence of zeros, and boxes float32 (N, 4)."""
+    masks, boxes = (np.asarray(t, dtype=np.float32) for t in (masks, boxes))
     if masks.ndim != 3 or boxes.shape != (len(masks), 4) or masks.shape[1] != masks.shape[2]:
-        raise RleError(f"masks {tuple(masks.shape)} and boxes {tuple(boxes.shape)} are not (N, M, M) and (N, 4)")
-    if masks.isnan().any() or not boxes.isfinite().all():
+        raise RleError(f"masks {masks.shape} and boxes {boxes.shape} are not (N, M, M) and (N, 4)")
+    if not np.isfinite(masks).all() or not np.isfinite(boxes).all():
         raise RleError("masks or boxes hold NaN or infinity")
-    padded = F.pad(masks, (1, 1, 1, 1))
-    corners = _expanded(boxes, padded.shape[-1] / masks.shape[-1]) if len(masks) else boxes.long()
-    return [
-        _runs_of_patch(*_paste(mask, box, height, width, threshold), height, width)
-        for mask, box in zip(padded, corners.tolist(), strict=True)
-    ]
+    if np.abs(boxes).max(initial=0) > LIMIT or not 0 < height * width < 2**32 or height < 1:
+        raise RleError(f"boxes up to {np.abs(boxes).max(initial=0)} in an image of {height}x{width} have no RLE")
+    if not 0 <= threshold <= 1 or paste not in PASTE_RULES:
+        raise RleError(f"threshold {threshold} is not in 0..1, or paste {paste!r} not of {', '.join(PASTE_RULES)}")
+    return np.pad(masks, ((0, 0), (1, 1), (1, 1))), boxes
 
 
-def _expanded(boxes: Tensor, scale: float) -> Tensor:
-    """Boxes grown about their centre by the padding of the mask, cut toward zero to int64."""
-    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5
-    centre = (boxes[:, 2:] + boxes[:, :2]) * 0.5
-    half = half * scale
-    return torch.cat([centre - half, centre + half], dim=1).to(torch.int64)
+@cache
+def _fused(paste: str) -> bool | None:
+    """Whether this build of PyTorch rounds a * b + c once, as processors with FMA do; None if it does neither.
 
-
-def _paste(mask: Tensor, box: Sequence[int], height: int, width: int, threshold: float) -> tuple[np.ndarray, int, int]:
-    """The part of a pasted mask inside the image: bool (h, w), and its top and left pixel."""
-    left, top, right, bottom = box
-    size = (max(bottom - top + 1, 1), max(right - left + 1, 1))
-    x0, x1 = max(left, 0), min(right + 1, width)
-    y0, y1 = max(top, 0), min(bottom + 1, height)
-    if x1 <= x0 or y1 <= y0:
-        return np.zeros((0, 0), bool), 0, 0
-    pasted = F.interpolate(mask[None, None], size=size, mode="bilinear")[0, 0]
-    return (pasted[y0 - top : y1 - top, x0 - left : x1 - left] > threshold).numpy(), y0, x0
-
-
-def _runs_of_patch(patch: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
-    """Column-major run lengths of an image that is zero but for `patch` at (top, left)."""
-    fenced = np.zeros((patch.shape[1], patch.shape[0] + 2), np.int8)
-    fenced[:, 1:-1] = patch.T
-    column, change = np.nonzero(np.diff(fenced, axis=1))  # alternately where ones begin and end
-    edges = (column + left) * height + change + top
-    # A run that reaches the bottom of a column goes on at the top of the next: both edges vanish.
-    inner = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1
-    edges = np.delete(edges, np.concatenate([inner, inner + 1]))
-    lengths = np.diff(np.concatenate([[0], edges, [height * width]]))
-    return lengths[:-1] if len(lengths) > 1 and lengths[-1] == 0 else lengths
-
-
-def _counts(lengths: Sequence[np.ndarray], height: int, width: int) -> list[bytes]:
-    """The runs as COCO's compressed strings (made by pycocotools)."""
-    if not lengths:
-        return []
-    raw = [{"counts": r.tolist(), "size": [height, width]} for r in lengths]
-    return [rle["counts"] for rle in coco_mask.frPyObjects(raw, height, width)]
+    Asked of PyTorch itself: the pasted values of a few masks must be the compiled ones to the last bit.
+    Where they are not, masks are pasted by PyTorch inside their box, which is slower.
+    """
+    rule, generator = PASTE_RULES[paste], torch.Generator().manual_seed(0)
+    mask = np.pad(torch.rand(28, 28, generator=generator).numpy(), 1)
+    boxes = np.array([[3.3, 2.1, 40.7, 61.2], [0.4, 5.2, 190.9, 77.7], [7.7, 1.5, 9.1, 180.3]], np.float32)
+    placed = list(rule.placed(boxes, 30))
+    for fused in (True, False):
+        if all(np.array_equal(rule.values(mask.T, b, 200, 200, fused), rule.pasted(mask, b, 200, 200)) for b in placed):
+            return fused
+    return None

@@ -11,8 +11,9 @@ from pycocotools import mask as coco
 from torch import Tensor
 from torchvision.models.detection.roi_heads import expand_boxes, paste_masks_in_image
 
-from model import RleError
-from model.rle import encode, encode_with_area, runs
+from model import RleError, rle
+from model.pasting import PASTE_RULES
+from model.rle import encode, encode_with_area
 
 
 def pasted(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> np.ndarray:
@@ -113,14 +114,118 @@ def test_the_string_of_known_runs() -> None:
     column[8:20] = column[26:41] = 1
     # A mask of 41 rows over a box that grows to 43 whole pixels, from -1 to 41: pasted without resampling.
     masks, boxes = column[None, :, None].expand(1, 41, 41), torch.tensor([[-0.1, -0.1, 40.5, 40.5]])
-    assert [r.tolist() for r in runs(masks, boxes, 41, 1, 0.5)] == [[8, 12, 6, 15]]
     assert encode(masks, boxes, 41, 1) == ["8<63"]
 
 
 def test_empty_and_full_masks() -> None:
     box = torch.tensor([[0.0, 0.0, 20.0, 10.0]])
-    assert [r.tolist() for r in runs(torch.zeros(1, 28, 28), box, 10, 20, 0.5)] == [[200]]
-    assert [r.tolist() for r in runs(torch.ones(1, 28, 28), box, 10, 20, 0.0)] == [[0, 200]]
+    for paste in ("torchvision", "detectron2"):
+        assert encode_with_area(torch.zeros(1, 28, 28), box, 10, 20, 0.5, paste) == (string([200]), [0])
+        assert encode_with_area(torch.ones(1, 28, 28), box, 10, 20, 0.0, paste) == (string([0, 200]), [200])
+
+
+def string(runs: list[int]) -> list[str]:
+    """pycocotools' string of runs."""
+    return [coco.frPyObjects([{"counts": runs, "size": [1, sum(runs)]}], 1, sum(runs))[0]["counts"].decode()]
+
+
+def from_ones(mask: Tensor, box: Tensor, height: int, width: int, paste: str) -> list[str]:
+    """The string of one mask from the numbers of its pixels, pasted by PyTorch inside its box."""
+    rule = PASTE_RULES[paste]
+    (placed,) = rule.placed(box[None].numpy(), 30)
+    left, top, _, _ = rule.region(placed, height, width)
+    values = rule.pasted(np.pad(mask.numpy(), 1), placed, height, width)
+    column, row = np.nonzero((values >= 0.5 if rule.inclusive else values > 0.5).T)
+    ones = (column + left) * height + row + top
+    ends = np.flatnonzero(np.diff(ones, append=height * width + 1) > 1)
+    begins = np.concatenate([[0], ends[:-1] + 1])
+    edges = np.stack([ones[begins], ones[ends] + 1], 1).ravel()
+    runs = np.diff(np.concatenate([[0], edges, [height * width]])).tolist()
+    return string(runs[:-1] if runs[-1] == 0 else runs)
+
+
+@pytest.mark.parametrize("paste", ["torchvision", "detectron2"])
+@pytest.mark.parametrize(
+    "box",
+    [(0.3, 19_000.2, 700.9, 19_999.9), (19_500.0, 0.0, 20_000.0, 20_000.0), (100.7, 3.0, 300.1, 19_998.0)],
+)
+def test_twenty_thousand_pixels_square(paste: str, box: tuple[float, ...]) -> None:
+    coarse = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(2))
+    smooth = torch.nn.functional.interpolate(coarse, (28, 28), mode="bilinear")[0]
+    boxes = torch.tensor([box])
+    expected = from_ones(smooth[0], boxes[0], 20_000, 20_000, paste)
+    assert encode(smooth, boxes, 20_000, 20_000, paste=paste) == expected
+
+
+def detectron2(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> np.ndarray:
+    """detectron2's masks of the whole image (its rule for a CPU), uint8 (height, width, N) in Fortran order."""
+    result = np.zeros((height, width, len(masks)), np.uint8, order="F")
+    for i, (x0, y0, x1, y1) in enumerate(boxes):
+        left, top = (max(int(v.floor()) - 1, 0) for v in (x0, y0))
+        right, bottom = min(int(x1.ceil()) + 1, width), min(int(y1.ceil()) + 1, height)
+        if right <= left or bottom <= top:
+            continue
+        x = (torch.arange(left, right, dtype=torch.float32) + 0.5 - x0) / (x1 - x0) * 2 - 1
+        y = (torch.arange(top, bottom, dtype=torch.float32) + 0.5 - y0) / (y1 - y0) * 2 - 1
+        grid = torch.stack([x[None].expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=2)
+        values = torch.nn.functional.grid_sample(masks[i][None, None], grid[None], align_corners=False)
+        result[top:bottom, left:right, i] = (values[0, 0] >= threshold).numpy()
+    return result
+
+
+@given(scene=scenes())
+@settings(deadline=None, max_examples=400)
+def test_detectron2s_rule(scene: tuple[Tensor, Tensor, int, int, float]) -> None:
+    masks, boxes, height, width, threshold = scene
+    threshold = float(np.float32(threshold))
+    reference = detectron2(masks, boxes, height, width, threshold)
+    found, areas = encode_with_area(masks, boxes, height, width, threshold, "detectron2")
+    assert found == counts(reference)
+    assert areas == reference.sum((0, 1), dtype=np.int64).tolist()
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), roughness=st.sampled_from([2, 4, 9, 28]), paste=st.sampled_from(list(PASTE_RULES))
+)
+@settings(deadline=None, max_examples=80)
+def test_large_masks_where_crossings_are_computed(seed: int, roughness: int, paste: str) -> None:
+    """Boxes of hundreds of pixels, across the edges of the image: smooth masks, noise, and noise about 0.5."""
+    rng = torch.Generator().manual_seed(seed)
+    height, width = (int(v) for v in torch.randint(200, 900, (2,), generator=rng))
+    coarse = torch.rand(4, 1, roughness, roughness, generator=rng)
+    coarse[2:] = 0.5 + (coarse[2:] - 0.5) * 1e-6
+    masks = torch.nn.functional.interpolate(coarse, (28, 28), mode="bilinear")[:, 0].contiguous()
+    corner = (torch.rand(4, 2, generator=rng) * 1.4 - 0.4) * torch.tensor([width, height])
+    boxes = torch.cat([corner, corner + torch.rand(4, 2, generator=rng) * torch.tensor([width, height]) * 1.5], 1)
+    reference = (pasted if paste == "torchvision" else detectron2)(masks, boxes, height, width, 0.5)
+    assert encode(masks, boxes, height, width, paste=paste) == counts(reference)
+
+
+@pytest.mark.parametrize("paste", list(PASTE_RULES))
+def test_where_pytorch_rounds_in_an_unknown_way(paste: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks are then pasted by PyTorch inside their box: slower, and the same strings."""
+    assert rle._fused(paste) is not None  # the processors that CI runs on are known
+    rng = torch.Generator().manual_seed(5)
+    masks = torch.rand(20, 28, 28, generator=rng)
+    corner = torch.rand(20, 2, generator=rng) * 300 - 50
+    boxes = torch.cat([corner, corner + torch.rand(20, 2, generator=rng) * 250], 1)
+    expected = encode_with_area(masks, boxes, 240, 320, paste=paste)
+    monkeypatch.setattr(rle, "_fused", lambda paste: None)
+    assert encode_with_area(masks, boxes, 240, 320, paste=paste) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"threshold": 1.5}, "threshold"), ({"threshold": float("nan")}, "threshold"), ({"paste": "caffe"}, "paste")],
+)
+def test_options_that_do_not_exist(options: dict, reason: str) -> None:
+    with pytest.raises(RleError, match=reason):
+        encode(torch.ones(1, 28, 28), torch.tensor([[1.0, 1.0, 5.0, 5.0]]), 10, 10, **options)
+
+
+def test_a_box_beyond_any_image() -> None:
+    with pytest.raises(RleError, match="no RLE"):
+        encode(torch.ones(1, 28, 28), torch.tensor([[1.0, 1.0, 5e18, 5.0]]), 10, 10)
 
 
 def test_no_instances() -> None:
