@@ -118,7 +118,7 @@ def _ours(network: MaskRCNN, pixels: list[np.ndarray]) -> Any:
     def run() -> None:
         for image in pixels:
             found = network.predict([image])[0]
-            rle.encode(found.masks, found.boxes, *image.shape[:2])
+            rle.encode(found.masks, found.boxes, *image.shape[:2], paste=network.preset.mask_paste)
 
     return run
 
@@ -150,7 +150,7 @@ def _stages(network: MaskRCNN, pixels: list[np.ndarray], rounds: int) -> dict[st
         masks = timed("masks", lambda: network.outline(features, rois, labels))  # noqa: B023
         scale = torch.tensor(image.shape[:2]) / torch.tensor(resized)
         boxes = rois[:, 1:] * scale[[1, 0, 1, 0]]
-        timed("rle", lambda: rle.encode(masks, boxes, *image.shape[:2]))  # noqa: B023
+        timed("rle", lambda: rle.encode(masks, boxes, *image.shape[:2], paste=preset.mask_paste))  # noqa: B023
     return {stage: round(statistics.median(times), 4) for stage, times in spent.items()}
 
 

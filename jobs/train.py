@@ -107,7 +107,7 @@ def measure(weights: Path, annotations: Path, images: Path) -> dict[str, Any]:
     for record in dataset["images"]:
         pixels = np.array(Image.open(images / record["file_name"]).convert("RGB"))
         found = network.predict([pixels])[0]
-        counts = rle.encode(found.masks, found.boxes, *pixels.shape[:2])
+        counts = rle.encode(found.masks, found.boxes, *pixels.shape[:2], paste=network.preset.mask_paste)
         for box, score, label, text in zip(found.boxes, found.scores, found.labels, counts, strict=True):
             segmentation = {"size": list(pixels.shape[:2]), "counts": text}
             results.append(

@@ -11,9 +11,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from jobs.console import AsJson, console, errors_to_exit, print_json
+from jobs.console import USAGE, AsJson, console, errors_to_exit, fail, print_json
 from model import Checkpoint, read_checkpoint, shipped_names
-from model.load import SHIPPED
+from model.load import SHIPPED, build
+from model.published import PUBLISHED
+from model.save import write_checkpoint
 
 app = typer.Typer(help="What can be loaded, and what is in a checkpoint.", no_args_is_help=True)
 
@@ -27,15 +29,17 @@ def list_shipped(as_json: AsJson = False) -> None:
         print_json(summaries)
         return
     if not summaries:
-        console.print("no weights are shipped with this installation; --weights takes a path or URI too")
-        return
+        console.print("no weights are shipped with this installation")
     table = Table("name", "parameters", "MB", "mask AP", "box AP", "classes", box=None, pad_edge=False)
     for column in table.columns[1:5]:
         column.justify = "right"
     for s in summaries:
         figures = ("-" if s[k] is None else f"{s[k]:.3f}" for k in ("mask_ap", "box_ap"))
         table.add_row(s["name"], f"{s['parameters']:,}", str(s["megabytes"]), *figures, _short(s["classes"]))
-    console.print(table)
+    if summaries:
+        console.print(table)
+    published = " and ".join(PUBLISHED)
+    console.print(f"--weights also takes {published} (torchvision's, fetched when first asked for), a path or a URI.")
 
 
 @app.command("show")
@@ -64,6 +68,43 @@ def show(
             for key, value in shown.items():
                 table.add_row(f"  {key}", _text(value))
             console.print(table)
+
+
+@app.command("convert")
+@errors_to_exit
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A path, a URI, coco, coco-v2, or a shipped name.")],
+    to: Annotated[Path, typer.Argument(metavar="DST", help="The checkpoint to write, such as cells.safetensors.")],
+    half: Annotated[bool, typer.Option("--half", help="Weights in half precision: half the size, rounded.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a checkpoint of torchvision, detectron2 or mmdetection to our own layout.
+
+    The family is recognised from the keys. A detectron2 config.yaml beside SRC is honoured. Nothing in the file is
+    executed, and every key that is missing, unknown or of another shape is an error.
+
+    [bold]Example[/]
+
+    maskfleet weights convert model_final.pkl cells.safetensors
+    """
+    if to.suffix != ".safetensors":
+        fail(f"{to}: the checkpoint is written as safetensors, so its name must end in .safetensors", USAGE)
+    checkpoint = read_checkpoint(source)
+    build(checkpoint, checkpoint.preset)  # every key and shape fits
+    provenance = checkpoint.provenance | {"source": Path(source).name, "source_sha256": checkpoint.digest}
+    write_checkpoint(to, checkpoint.state, checkpoint.preset, provenance, half=half)
+    content = summary(read_checkpoint(to), str(to)) | {"family": checkpoint.preset.family}
+    if as_json:
+        print_json(content)
+        return
+    console.print(
+        f"wrote {to}: {checkpoint.preset.family}, {content['parameters']:,} parameters, {content['megabytes']} MB, "
+        f"classes {_short(content['classes'])}",
+        soft_wrap=True,
+        markup=False,
+    )
+    if note := checkpoint.provenance.get("note"):
+        console.print(note, markup=False)
 
 
 def summary(checkpoint: Checkpoint, name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -10,13 +11,16 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 
-def decode(deltas: Tensor, reference: Tensor, weights: Sequence[float], clamp: float) -> Tensor:
+def decode(
+    deltas: Tensor, reference: Tensor, weights: Sequence[float], clamp: float, clamp_low: float = -math.inf
+) -> Tensor:
     """Moves reference boxes by the deltas a network predicts (Girshick et al. 2014, arXiv:1311.2524).
 
     Args:
         deltas: (..., 4) as (dx, dy, dw, dh), scaled by `weights`.
         reference: (..., 4) anchors or proposals, xyxy.
         clamp: upper bound on dw and dh after unscaling, so that exp() cannot overflow.
+        clamp_low: lower bound.
 
     Returns:
         (..., 4) xyxy in the frame of `reference`.
@@ -25,8 +29,8 @@ def decode(deltas: Tensor, reference: Tensor, weights: Sequence[float], clamp: f
     x, y = reference[..., 0] + 0.5 * width, reference[..., 1] + 0.5 * height
     dx, dy, dw, dh = (deltas[..., i] / weights[i] for i in range(4))
     x, y = dx * width + x, dy * height + y
-    half_w = torch.exp(dw.clamp(max=clamp)) * width * 0.5
-    half_h = torch.exp(dh.clamp(max=clamp)) * height * 0.5
+    half_w = torch.exp(dw.clamp(clamp_low, clamp)) * width * 0.5
+    half_h = torch.exp(dh.clamp(clamp_low, clamp)) * height * 0.5
     return torch.stack([x - half_w, y - half_h, x + half_w, y + half_h], dim=-1)
 
 

@@ -52,12 +52,31 @@ class MaskPredictor(nn.Module):
         return logits[torch.arange(len(labels), device=labels.device), labels]
 
 
-def mask_head(in_channels: int, channels: tuple[int, ...]) -> nn.Sequential:
-    """3x3 convolutions with ReLU, named as in torchvision's checkpoints (`0.0`, `1.0`, ...)."""
+def convolutions(in_channels: int, channels: tuple[int, ...], bn_eps: float | None) -> list[nn.Sequential]:
+    """3x3 convolutions with ReLU; with batch normalisation before it, and no bias, if `bn_eps` is given."""
     layers = []
     for out in channels:
-        layers.append(nn.Sequential(nn.Conv2d(in_channels, out, 3, padding=1), nn.ReLU(inplace=True)))
+        conv = nn.Conv2d(in_channels, out, 3, padding=1, bias=bn_eps is None)
+        norm = [] if bn_eps is None else [nn.BatchNorm2d(out, eps=bn_eps)]
+        layers.append(nn.Sequential(conv, *norm, nn.ReLU(inplace=True)))
         in_channels = out
+    return layers
+
+
+def box_head(preset: Preset) -> nn.Module:
+    """The layers before the box predictor, named as in torchvision's checkpoints.
+
+    Either its two linear layers (`fc6`, `fc7`), or the V2 design: a sequence of convolutions (`0.0`, ...), a
+    flattening, and linear layers with ReLU (`5`, ... after four convolutions).
+    """
+    side, hidden = preset.box_roi_size, preset.box_hidden
+    if not preset.box_convs and preset.box_layers == 2:
+        return BoxHead(preset.fpn_channels, side, hidden)
+    layers: list[nn.Module] = [*convolutions(preset.fpn_channels, preset.box_convs, preset.bn_eps), nn.Flatten()]
+    features = (preset.box_convs or (preset.fpn_channels,))[-1] * side**2
+    for _ in range(preset.box_layers):
+        layers += [nn.Linear(features, hidden), nn.ReLU(inplace=True)]
+        features = hidden
     return nn.Sequential(*layers)
 
 
@@ -66,9 +85,11 @@ def roi_heads(preset: Preset) -> nn.ModuleDict:
     channels = preset.fpn_channels
     return nn.ModuleDict(
         OrderedDict(
-            box_head=BoxHead(channels, preset.box_roi_size, preset.box_hidden),
+            box_head=box_head(preset),
             box_predictor=BoxPredictor(preset.box_hidden, preset.num_outputs),
-            mask_head=mask_head(channels, preset.mask_channels),
+            mask_head=nn.Sequential(
+                *convolutions(channels, preset.mask_channels, preset.bn_eps if preset.mask_norm else None)
+            ),
             mask_predictor=MaskPredictor(preset.mask_channels[-1], preset.mask_hidden, preset.num_outputs),
         )
     )

@@ -1,29 +1,29 @@
 """From a checkpoint to a network ready to predict.
 
-A checkpoint is a shipped name, a path, or a URI that fsspec can open. Our own files are safetensors
-with the preset in the metadata; torchvision's state dicts are recognised by their keys. A file is only
-ever read as tensors: pickles go through torch's weights-only loader.
+A checkpoint is a shipped name, a published one, a path, or a URI that fsspec can open. Our own files are
+safetensors with the preset in the metadata; torchvision's, detectron2's and mmdetection's are recognised by
+their keys. A file is only ever read as tensors: nothing in it is executed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
+from model.detectron2_layout import from_detectron2, is_detectron2, parse_config
 from model.errors import PresetError, WeightsError
+from model.files import Content, beside, parse, read_bytes, shown
 from model.mask_rcnn import MaskRCNN
+from model.mmdetection_layout import from_mmdetection, is_mmdetection, style_of
 from model.preset import Preset
+from model.published import PUBLISHED, fetch_published
 from model.torchvision_layout import modernise, preset_of
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -51,27 +51,58 @@ def shipped_names() -> list[str]:
 
 
 def read_checkpoint(weights: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a checkpoint's tensors and preset.
+    """Reads a checkpoint's tensors and preset; one of another family is brought into our layout.
+
+    Args:
+        weights: a shipped name, a path or a URI; "coco" or "coco-v2" for torchvision's published weights.
 
     Raises:
         WeightsError: there is none, it is no checkpoint, or of a layout this version does not know.
     """
-    location = str(weights)
-    data = _read_bytes(location)
+    location = _location(str(weights))
+    data = read_bytes(location)
     digest = hashlib.sha256(data).hexdigest()
-    if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):  # a torch archive or a pickle
-        state, preset_json, provenance = _read_torch(data, location), None, {}
-    else:
-        state, metadata = _read_safetensors(data, location)
-        preset_json, provenance = metadata.get("preset"), _provenance(metadata.get("provenance", "{}"), location)
+    content = parse(data, shown(location))
+    provenance = _provenance(content.metadata.get("provenance", "{}"), location)
     try:
-        state = modernise(state)
-        preset = Preset.from_json(preset_json) if preset_json else preset_of(state)
+        if preset_json := content.metadata.get("preset"):
+            state, preset = content.state, Preset.from_json(preset_json)
+        else:
+            state, preset, provenance = _imported(content, location)
     except (WeightsError, PresetError) as error:
-        raise WeightsError(f"{location}: {error}") from None
-    return Checkpoint(
-        {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, preset, digest, provenance
-    )
+        raise WeightsError(f"{shown(location)}: {error}") from None
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    return Checkpoint(state, preset, digest, provenance)
+
+
+def _imported(content: Content, location: str) -> tuple[dict[str, Tensor], Preset, dict[str, Any]]:
+    """Tensors and preset of a foreign checkpoint, recognised by its keys, and what was taken for granted."""
+    name = location.rstrip("/").rpartition("/")[2]
+    if is_detectron2(content.state):
+        found = beside(location, [f"{name.rpartition('.')[0]}.yaml", "config.yaml"])
+        config = parse_config(found[1], found[0]) if found else None
+        said = f"conventions of {found[0]}" if found else "no config.yaml beside it: conventions of the model zoo"
+        return *from_detectron2(content.state, config), {"imported_from": "detectron2", "note": said}
+    if is_mmdetection(content.state):
+        style = style_of(content.meta, name)
+        said = f"style {style}; conventions of the published configs"
+        return *from_mmdetection(content.state, content.meta, name), {"imported_from": "mmdetection", "note": said}
+    state = modernise(content.state)
+    return state, preset_of(state), {}
+
+
+def _location(weights: str) -> str:
+    """Where the file of a shipped name, a published name, a path or a URI is."""
+    if weights in shipped_names():
+        return str(SHIPPED / f"{weights}.safetensors")
+    if weights in PUBLISHED:
+        return str(fetch_published(weights))
+    if "://" not in weights and not Path(weights).is_file():
+        names = ", ".join(shipped_names()) or "none"
+        raise WeightsError(
+            f"no weights named {weights!r} and no such file; shipped: {names}; published: {', '.join(PUBLISHED)}"
+        )
+    return weights
 
 
 def load_model(
@@ -152,35 +183,6 @@ def _cpu_has_bf16() -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported())
 
 
-def _read_bytes(location: str) -> bytes:
-    """The file's content."""
-    if location in shipped_names():
-        return (SHIPPED / f"{location}.safetensors").read_bytes()
-    if "://" in location:
-        import fsspec
-
-        try:
-            with fsspec.open(location, "rb") as file:
-                return file.read()
-        except Exception as error:  # every store has errors of its own
-            shown = re.sub(r"//[^/@]*@", "//", location.split("?")[0])  # without a password or a signature
-            raise WeightsError(f"cannot read weights {shown}: {type(error).__name__}") from None
-    path = Path(location)
-    if not path.is_file():
-        names = ", ".join(shipped_names()) or "none"
-        raise WeightsError(f"no weights named {location!r} and no such file; shipped: {names}")
-    return path.read_bytes()
-
-
-def _read_safetensors(data: bytes, location: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        state = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise WeightsError(f"{location} is neither safetensors nor a torch checkpoint: {error}") from None
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return state, header.get("__metadata__", {})
-
-
 def _provenance(text: str, location: str) -> dict[str, Any]:
     try:
         provenance = json.loads(text)
@@ -189,20 +191,3 @@ def _provenance(text: str, location: str) -> dict[str, Any]:
     if not isinstance(provenance, dict):
         raise WeightsError(f"{location}: its provenance is not a JSON object")
     return provenance
-
-
-def _read_torch(data: bytes, location: str) -> dict[str, Tensor]:
-    """A state dict, bare or under the key that training scripts put it."""
-    try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # on damaged input the loader fails in many ways
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise WeightsError(f"cannot read {location} as plain tensors: {reason}") from None
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content:
-        raise WeightsError(f"{location} holds no state dict (name -> tensor)")
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-        raise WeightsError(f"{location} holds more than a state dict (name -> tensor)")
-    return {k.removeprefix("module."): v for k, v in content.items()}

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from model.boxes import at_least, best_after_nms, clip, decode
 from model.fold import fold_batch_norm
-from model.fpn import FeaturePyramid, trunk_with_pyramid
+from model.fpn import pyramid_of, trunk_with_pyramid
 from model.fuse import fuse, fusible
 from model.heads import roi_heads
 from model.preset import Preset
@@ -55,8 +55,9 @@ class MaskRCNN(nn.Module):
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.preset = preset
-        self.backbone = trunk_with_pyramid(trunk_of(preset), FeaturePyramid(preset.trunk_channels, preset.fpn_channels))
-        self.rpn = nn.ModuleDict({"head": RpnHead(preset.fpn_channels, preset.anchors_per_location, preset.rpn_scores)})
+        self.backbone = trunk_with_pyramid(trunk_of(preset), pyramid_of(preset))
+        anchors, scores = preset.anchors_per_location, preset.rpn_scores
+        self.rpn = nn.ModuleDict({"head": RpnHead(preset.fpn_channels, anchors, scores, preset.rpn_convs)})
         self.roi_heads = roi_heads(preset)
         self.dtype = torch.float32
         self.exact = True
@@ -77,7 +78,7 @@ class MaskRCNN(nn.Module):
         self.dtype, self.exact = dtype, exact
         if exact:
             return self.to(device=device, dtype=dtype)
-        fold_batch_norm(self.backbone.body)  # type: ignore[arg-type]
+        fold_batch_norm(self)
         self.layout = torch.channels_last
         self.to(device=device, dtype=dtype).to(memory_format=self.layout)
         if compiled:
@@ -142,7 +143,7 @@ class MaskRCNN(nn.Module):
         row, column = (probability > p.min_score).nonzero(as_tuple=True)
         score, label = probability[row, column], column + 1
         image = proposals[row, 0].long()
-        box = decode(deltas.float()[row, label], proposals[row, 1:], p.box_weights, p.box_clamp)
+        box = decode(deltas.float()[row, label], proposals[row, 1:], p.box_weights, p.box_clamp, p.box_clamp_low)
         box = clip(box, sizes[image])
 
         kept = at_least(box, p.min_box).nonzero()[:, 0]

@@ -19,6 +19,15 @@ Floats = tuple[float, ...]
 Ints = tuple[int, ...]
 
 
+CHOICES = {
+    "anchor_stride": ("grid", "nominal"),
+    "rpn_rank": ("probability", "logit"),
+    "mask_paste": ("torchvision", "detectron2"),
+    "resize_rounding": ("down", "nearest"),
+    "resize": ("float", "rounded", "pillow"),
+}
+
+
 @dataclass(frozen=True)
 class Preset:
     """Everything about a Mask R-CNN that is not a weight. Defaults: torchvision's `maskrcnn_resnet50_fpn`.
@@ -43,6 +52,7 @@ class Preset:
 
     # FPN
     fpn_channels: int = 256
+    fpn_norm: bool = False  # batch normalisation after each of its convolutions, which then have no bias
 
     # Anchors and RPN. "grid" is torchvision's stride (image // grid), "nominal" the level's own.
     anchor_sizes: tuple[Floats, ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
@@ -51,6 +61,8 @@ class Preset:
     anchor_stride: str = "grid"
     rpn_levels: int = 5  # proposals come from the finest `rpn_levels` maps; 1 is the 2017 paper's figure
     rpn_scores: int = 1  # 1: a sigmoid objectness; 2: (background, object) through a softmax
+    rpn_convs: int = 1
+    rpn_rank: str = "probability"  # what NMS sorts by; "logit" still tells scores apart that round to one
     rpn_pre_nms: int = 1000  # a level
     rpn_post_nms: int = 1000  # an image
     rpn_nms: float = 0.7
@@ -60,16 +72,22 @@ class Preset:
     # RoIs (Lin et al. 2017, arXiv:1612.03144, equation 1, and He et al. 2017, arXiv:1703.06870)
     roi_canonical_level: int = 4
     roi_canonical_size: float = 224.0
-    roi_level_eps: float = 1e-6
+    roi_level_eps: float = 1e-6  # added to the level before it is cut to an integer
+    roi_ratio_eps: float = 0.0  # added to sqrt(w h) / canonical size before the logarithm
     roi_aligned: bool = False
     roi_sampling: int = 2  # 0: adaptive
     box_roi_size: int = 7
     mask_roi_size: int = 14
+    box_convs: Ints = ()  # channels of 3x3 convolutions with batch normalisation before the linear layers
+    box_layers: int = 2  # linear layers
     box_hidden: int = 1024
     box_weights: Floats = (10.0, 10.0, 5.0, 5.0)
     box_clamp: float = math.log(1000.0 / 16.0)  # an object at most 1000 px from a 16 px anchor (Detectron)
+    box_clamp_low: float = -1e4  # of the same logarithms; exp() of the default is 0
     mask_channels: Ints = (256, 256, 256, 256)
+    mask_norm: bool = False
     mask_hidden: int = 256
+    mask_paste: str = "torchvision"  # a rule of `model.pasting`
 
     # Detections
     min_score: float = 0.05
@@ -84,6 +102,8 @@ class Preset:
     # Input
     min_size: int = 800
     max_size: int = 1333
+    resize_rounding: str = "down"  # of a resized side to whole pixels; or "nearest"
+    resize: str = "float"  # bilinear between pixels; "rounded" to whole grey levels; "pillow": its own, antialiased
     mean: Floats = (0.485, 0.456, 0.406)  # of pixels in 0..1, RGB (ImageNet)
     std: Floats = (0.229, 0.224, 0.225)
     pad_multiple: int = 32
@@ -99,8 +119,11 @@ class Preset:
             raise PresetError(f"rpn_levels={self.rpn_levels} needs as many anchor levels, 1 to 5")
         if self.rpn_scores not in (1, 2):
             raise PresetError("rpn_scores is 1 (sigmoid) or 2 (softmax)")
-        if self.anchor_stride not in ("grid", "nominal"):
-            raise PresetError("anchor_stride is 'grid' or 'nominal'")
+        for field, values in CHOICES.items():
+            if getattr(self, field) not in values:
+                raise PresetError(f"{field} is {' or '.join(map(repr, values))}")
+        if self.rpn_convs < 1 or self.box_layers < 1:
+            raise PresetError("rpn_convs and box_layers are at least 1")
         if len(self.category_ids) != len(self.categories):
             raise PresetError("category_ids and categories must be of one length")
         if len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:

@@ -23,7 +23,9 @@ def roi_levels(boxes: Tensor, preset: Preset, levels: int = 4) -> Tensor:
     """
     side = torch.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
     level = torch.floor(
-        preset.roi_canonical_level + torch.log2(side / preset.roi_canonical_size) + preset.roi_level_eps
+        preset.roi_canonical_level
+        + torch.log2(side / preset.roi_canonical_size + preset.roi_ratio_eps)
+        + preset.roi_level_eps
     )
     return level.clamp(2, levels + 1).long() - 2
 

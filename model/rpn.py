@@ -18,12 +18,14 @@ from model.preset import Preset
 
 
 class RpnHead(nn.Module):
-    """A 3x3 convolution and two 1x1 siblings: k (or 2k) scores and 4k deltas for each location."""
+    """3x3 convolutions (one, usually) and two 1x1 siblings: k (or 2k) scores and 4k deltas for each location."""
 
-    def __init__(self, channels: int, anchors: int, scores: int) -> None:
+    def __init__(self, channels: int, anchors: int, scores: int, convs: int = 1) -> None:
         super().__init__()
         self.scores = scores
-        self.conv = nn.Sequential(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()))
+        self.conv = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()) for _ in range(convs))
+        )
         self.cls_logits = nn.Conv2d(channels, anchors * scores, 1)
         self.bbox_pred = nn.Conv2d(channels, anchors * 4, 1)
 
@@ -71,11 +73,14 @@ def propose(
     for level, anchors in enumerate(pyramid_anchors(preset, grids, *padded)):
         best, index = objectness[level].topk(min(preset.rpn_pre_nms, len(anchors)), dim=1)  # (B, K)
         chosen = deltas[level].gather(1, index[..., None].expand(-1, -1, 4))
-        boxes.append(decode(chosen, anchors.to(device)[index], preset.rpn_box_weights, preset.box_clamp))
+        reference = anchors.to(device)[index]
+        boxes.append(decode(chosen, reference, preset.rpn_box_weights, preset.box_clamp, preset.box_clamp_low))
         scores.append(best)
         levels.append(torch.full_like(index, level))
     box = clip(torch.cat(boxes, 1), sizes[:, None])  # (B, K of all levels, 4)
-    score, level_of = torch.cat(scores, 1).sigmoid(), torch.cat(levels, 1)
+    score, level_of = torch.cat(scores, 1), torch.cat(levels, 1)
+    if preset.rpn_rank == "probability":
+        score = score.sigmoid()
     image = torch.arange(batch, device=device)[:, None].expand_as(score)
 
     large = at_least(box, preset.rpn_min_size)

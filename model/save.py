@@ -15,9 +15,13 @@ from model.preset import Preset
 
 
 def write_checkpoint(
-    path: str | os.PathLike[str], state: Mapping[str, Tensor], preset: Preset, provenance: dict[str, Any]
+    path: str | os.PathLike[str],
+    state: Mapping[str, Tensor],
+    preset: Preset,
+    provenance: dict[str, Any],
+    half: bool = True,
 ) -> None:
-    """Writes tensors in half precision, except statistics of batch normalisation.
+    """Writes tensors, in half precision if asked, except statistics of batch normalisation.
 
     A variance can be smaller or larger than float16 holds; a weight that matters is neither.
 
@@ -29,7 +33,7 @@ def write_checkpoint(
     for key, value in state.items():
         if key.endswith("num_batches_tracked"):
             continue
-        exact = key.endswith(("running_mean", "running_var"))
+        exact = not half or key.endswith(("running_mean", "running_var"))
         tensors[key] = value.detach().to(torch.float32 if exact else torch.float16).contiguous()
     metadata = {"preset": preset.to_json(), "provenance": json.dumps(provenance)}
     safetensors.torch.save_file(tensors, path, metadata=metadata)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,12 +18,14 @@ from model.preset import Preset
 
 
 def resized_size(height: int, width: int, preset: Preset) -> tuple[int, int]:
-    """Height and width at which the network sees an image: torchvision's rule.
+    """Height and width at which the network sees an image.
 
-    The shorter side becomes `min_size` unless the longer would exceed `max_size`; fractions are cut.
+    The shorter side becomes `min_size` unless the longer would exceed `max_size`. Fractions are cut
+    (torchvision) or rounded (detectron2, mmdetection).
     """
     scale = min(preset.min_size / min(height, width), preset.max_size / max(height, width))
-    return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+    half = 0.5 if preset.resize_rounding == "nearest" else 0.0
+    return max(1, math.floor(height * scale + half)), max(1, math.floor(width * scale + half))
 
 
 def padded_size(size: tuple[int, int], preset: Preset) -> tuple[int, int]:
@@ -39,12 +43,21 @@ def shrink(image: Tensor, preset: Preset) -> Tensor:
         image: uint8 (H, W, 3).
 
     Returns:
-        uint8 (h, w, 3): `resized_size` rounded to whole grey levels, or the image itself.
+        uint8 (h, w, 3): of `resized_size`, in whole grey levels, or the image itself.
     """
     height, width = image.shape[:2]
     size = resized_size(height, width, preset)
     if size[0] * size[1] >= height * width:
         return image
+    return resized(image, size, preset)
+
+
+def resized(image: Tensor, size: tuple[int, int], preset: Preset) -> Tensor:
+    """An image resized in whole grey levels, uint8 (h, w, 3): by Pillow if the preset says so, else bilinear."""
+    if preset.resize == "pillow":
+        return torch.from_numpy(
+            np.array(Image.fromarray(image.cpu().numpy()).resize(size[::-1], Image.Resampling.BILINEAR))
+        )
     pixels = F.interpolate(image.permute(2, 0, 1)[None].float(), size, mode="bilinear")
     return pixels[0].round().to(torch.uint8).permute(1, 2, 0).contiguous()
 
@@ -59,12 +72,15 @@ def to_input(
         sizes: the resized height and width of each.
 
     Returns:
-        float32 (B, 3, H, W): normalised, then resized, then padded with zeros at the right and bottom.
+        float32 (B, 3, H, W): normalised, then resized (before, where that is in whole grey levels), then
+        padded with zeros at the right and bottom.
     """
     mean = torch.tensor(preset.mean, device=device)[:, None, None]
     std = torch.tensor(preset.std, device=device)[:, None, None]
     batch = torch.zeros(len(images), 3, *padded_size(sizes[0], preset), device=device)
     for row, image, (height, width) in zip(batch, images, sizes, strict=True):
+        if preset.resize != "float" and image.shape[:2] != (height, width):
+            image = resized(image, (height, width), preset)
         pixels = (image.to(device).permute(2, 0, 1).float() / 255 - mean) / std
         if pixels.shape[1:] != (height, width):
             pixels = F.interpolate(pixels[None], (height, width), mode="bilinear")[0]

@@ -39,7 +39,9 @@ class Encode:
         masks = masks.reshape(len(boxes), *[2 * self.preset.mask_roi_size] * 2)
         labels = np.frombuffer(row["labels"], np.int64) - 1
         try:
-            counts, areas = rle.encode_with_area(masks, boxes, row["height"], row["width"])
+            counts, areas = rle.encode_with_area(
+                masks, boxes, row["height"], row["width"], paste=self.preset.mask_paste
+            )
         except RleError as error:
             return done | dict.fromkeys(LISTS) | {"error": f"SegmentError: {error}"}
         return done | {

@@ -12,7 +12,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from jobs.weights import app
-from model import MaskRCNN, Preset, shipped_names
+from model import MaskRCNN, Preset, read_checkpoint, shipped_names
 from model.save import write_checkpoint
 
 TINY = Preset(
@@ -84,3 +84,40 @@ def test_show_of_nothing_is_one_line(tmp_path: Path) -> None:
         assert result.exit_code == 1
         assert result.stderr.startswith("error: ")
         assert result.stdout == ""
+
+
+DETECTRON2 = Path(__file__).parents[1] / "data" / "detectron2" / "x101" / "model.pkl"
+
+
+def test_convert_loses_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "x101.safetensors"
+    result = run("convert", DETECTRON2, target)
+    assert result.exit_code == 0, result.output
+    assert "detectron2" in result.output
+    assert "config.yaml" in result.output
+    source, converted = read_checkpoint(DETECTRON2), read_checkpoint(target)
+    assert converted.preset == source.preset
+    assert converted.provenance["source_sha256"] == source.digest
+    assert source.state.keys() == converted.state.keys()
+    assert all(torch.equal(source.state[k], converted.state[k]) for k in source.state)
+
+
+def test_convert_to_half_precision(tmp_path: Path) -> None:
+    result = run("convert", DETECTRON2, tmp_path / "whole.safetensors", "--json")
+    half = run("convert", DETECTRON2, tmp_path / "half.safetensors", "--half", "--json")
+    assert json.loads(half.stdout)["megabytes"] < 0.6 * json.loads(result.stdout)["megabytes"]
+
+
+def test_convert_wants_safetensors(tmp_path: Path) -> None:
+    result = run("convert", DETECTRON2, tmp_path / "weights.pth")
+    assert result.exit_code == 2
+    assert "safetensors" in result.output
+
+
+def test_convert_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    state = MaskRCNN(TINY).state_dict() | {"backbone.body.extra.weight": torch.ones(1)}
+    torch.save(state, tmp_path / "w.pth")
+    result = run("convert", tmp_path / "w.pth", tmp_path / "w.safetensors")
+    assert result.exit_code == 1
+    assert "backbone.body.extra.weight" in result.output
+    assert not (tmp_path / "w.safetensors").exists()
