@@ -24,6 +24,7 @@ from jobs.console import (
     storage_options,
 )
 from jobs.display import Display
+from model.tiles import Tiling
 from pipeline.job import Options, run
 from pipeline.storage import place
 
@@ -40,6 +41,9 @@ CONFIGURABLE = (
     "limit",
     "glob",
     "max_pixels",
+    "tile",
+    "overlap",
+    "compile",
     "max_error_rate",
     "set",
 )
@@ -62,6 +66,8 @@ def _configure(context: typer.Context, path: Path | None) -> Path | None:
         if not isinstance(fields, dict):
             raise typer.BadParameter(f"{path}: set is a mapping of preset fields, such as {{min_size: 512}}")
         content["preset"] = [f"{key}={json.dumps(value)}" for key, value in fields.items()]
+    if "compile" in content:  # the function's name for it
+        content["compiled"] = content.pop("compile")
     context.default_map = content
     return path
 
@@ -91,7 +97,36 @@ def segment(
     precision: Annotated[str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Arithmetic of the layers.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Do at most this many images now.")] = None,
     glob: Annotated[str | None, typer.Option(help="Only files whose name matches, such as '*_w1.tif'.")] = None,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Larger images become error rows.")] = 200_000_000,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Larger images become error rows. Default: 200 million, with --tile 1,000 million.",
+            show_default=False,
+        ),
+    ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=32,
+            metavar="SIZE",
+            help="Cut images larger than this into tiles of SIZE pixels, each seen like an image of its own; objects "
+            "that several tiles saw are made one. --max-detections is then of a tile.",
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Pixels that neighbouring tiles share: as large as the objects, so that each is whole in some tile. "
+            "Default: a quarter of SIZE.",
+            show_default=False,
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network for each input shape (torch.compile).")
+    ] = False,
     max_error_rate: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit with status 3 if a larger share of images failed.")
     ] = None,
@@ -143,6 +178,9 @@ def segment(
         "limit": limit,
         "glob": glob,
         "max_pixels": max_pixels,
+        "tile": tile,
+        "overlap": overlap,
+        "compile": compiled,
         "max_error_rate": max_error_rate,
         "set": key_values(preset, "--set"),
     }
@@ -161,6 +199,8 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
         workers=_pool(values["workers"]),
         gpus_per_worker=values["gpus_per_worker"],
         batch_size=values["batch_size"],
+        compiled=values["compile"],
+        tiling=_tiling(values["tile"], values["overlap"]),
         max_pixels=values["max_pixels"],
         limit=values["limit"],
     )
@@ -196,6 +236,17 @@ def _report(record: dict[str, Any]) -> None:
         table.add_row("speed", f"{record['images_per_second']:.2f} images/s, {record['seconds']:.0f} s in all")
     console.print(table)
     console.print(escape(f"results    {output}/results/*.parquet"), soft_wrap=True)
+
+
+def _tiling(size: int | None, overlap: int | None) -> Tiling | None:
+    if size is None:
+        if overlap is not None:
+            fail("--overlap is of the tiles that --tile SIZE asks for", USAGE)
+        return None
+    overlap = size // 4 if overlap is None else overlap
+    if overlap >= size:
+        fail(f"--overlap {overlap} is as large as the tiles of {size} pixels", USAGE)
+    return Tiling(size, overlap)
 
 
 def _pool(text: str | None) -> tuple[int, int] | None:

@@ -176,18 +176,25 @@ class MaskRCNN(nn.Module):
         tensors = [torch.as_tensor(np.ascontiguousarray(i) if isinstance(i, np.ndarray) else i) for i in images]
         sizes = sizes or [(t.shape[0], t.shape[1]) for t in tensors]
         resized = [resized_size(*size, self.preset) for size in sizes]
-        by_shape = defaultdict(list)
-        for i, size in enumerate(resized):
-            by_shape[padded_size(size, self.preset)].append(i)
         results: dict[int, Detections] = {}
-        for members in by_shape.values():
-            for start in range(0, len(members), batch_size):
-                chosen = members[start : start + batch_size]
-                batch = to_input([tensors[i] for i in chosen], [resized[i] for i in chosen], self.preset, self.device)
-                inner = torch.tensor([resized[i] for i in chosen], device=self.device)
-                outer = torch.tensor([sizes[i] for i in chosen], device=self.device)
-                results.update(zip(chosen, _split(self(batch, inner), inner, outer), strict=True))
+        for chosen in batches(resized, self.preset, batch_size):
+            batch = to_input([tensors[i] for i in chosen], [resized[i] for i in chosen], self.preset, self.device)
+            inner = torch.tensor([resized[i] for i in chosen], device=self.device)
+            outer = torch.tensor([sizes[i] for i in chosen], device=self.device)
+            results.update(zip(chosen, _split(self(batch, inner), inner, outer), strict=True))
         return [results[i] for i in range(len(images))]
+
+
+def batches(sizes: Sequence[tuple[int, int]], preset: Preset, batch_size: int) -> list[list[int]]:
+    """Which images share a forward pass: those of equal padded shape, at most `batch_size`.
+
+    Args:
+        sizes: resized height and width of each image.
+    """
+    by_shape = defaultdict(list)
+    for i, size in enumerate(sizes):
+        by_shape[padded_size(size, preset)].append(i)
+    return [m[start : start + batch_size] for m in by_shape.values() for start in range(0, len(m), batch_size)]
 
 
 def _split(output: tuple[Tensor, Tensor, Tensor, Tensor], inner: Tensor, outer: Tensor) -> list[Detections]:

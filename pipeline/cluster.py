@@ -16,6 +16,7 @@ from pipeline.decode import BLOCK
 from pipeline.errors import InputError
 
 THREADS = 8  # of one actor; more cores serve better as more actors
+BATCHES = 4  # in the window of an actor on a GPU; a CPU takes the images of a batch one by one anyway
 LIGHT_CPUS = 0.25  # of a core, for fetch, decode, encode and write tasks on a machine without a GPU
 
 
@@ -29,7 +30,8 @@ class Resources:
         num_cpus: of an actor.
         threads: of torch in an actor.
         task_cpus: of each fetch, decode, encode and write task.
-        batch_size: images an actor takes at once.
+        batch_size: images of a forward pass, at most.
+        window: images an actor takes at once, to fill batches from: those of equal shape share one.
     """
 
     pool: ActorPoolStrategy
@@ -38,6 +40,7 @@ class Resources:
     threads: int
     task_cpus: float
     batch_size: int
+    window: int
 
 
 class Connection:
@@ -138,7 +141,7 @@ def resources(workers: tuple[int, int] | None, gpus_per_worker: float, batch_siz
 
 def on_gpus(workers: tuple[int, int | None], gpus_per_worker: float, batch_size: int) -> Resources:
     """An actor for each `gpus_per_worker` GPUs, claiming no core: that may be the last its feeding tasks have."""
-    return Resources(_pool(*workers), gpus_per_worker, 0, 4, 1, batch_size)
+    return Resources(_pool(*workers), gpus_per_worker, 0, 4, 1, batch_size, BATCHES * batch_size)
 
 
 def on_cpus(workers: tuple[int, int] | None, cores: list[int], batch_size: int) -> Resources:
@@ -153,7 +156,7 @@ def on_cpus(workers: tuple[int, int] | None, cores: list[int], batch_size: int) 
     node, side_by_side = min(cores), -(-high // len(cores))
     whole = (node - 1) // side_by_side
     claim = float(whole) if whole else round((node - 0.5) / side_by_side - 0.005, 2)
-    return Resources(_pool(low, high), 0, claim, max(1, node // side_by_side), LIGHT_CPUS, batch_size)
+    return Resources(_pool(low, high), 0, claim, max(1, node // side_by_side), LIGHT_CPUS, batch_size, batch_size)
 
 
 def _pool(low: int, high: int | None) -> ActorPoolStrategy:

@@ -19,6 +19,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from model.preset import Preset
+from model.tiles import Box, Crop, Tiling
 from model.transform import shrink
 from pipeline.progress import Progress
 from pipeline.storage import one_line
@@ -26,6 +27,7 @@ from pipeline.storage import one_line
 Image.init()  # all decoders, so that `formats` may name them
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below, and is an error row rather than a warning
 BLOCK = 32 << 20  # bytes after which a task ends a block and begins another
+DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of one channel of more than 8 bits
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 DECODED = pa.schema(
     [
@@ -36,7 +38,8 @@ DECODED = pa.schema(
         ("height", pa.int32()),
         ("rows", pa.int32()),  # of the pixels here
         ("columns", pa.int32()),
-        ("pixels", pa.large_binary()),  # uint8 (rows, columns, 3)
+        ("pixels", pa.large_binary()),  # uint8 (rows, columns, 3); null of an image to be cut into tiles
+        ("encoded", pa.large_binary()),  # such an image as stored
     ]
 )
 
@@ -46,10 +49,14 @@ class BadImageError(Exception):
 
 
 class Decode:
-    """A batch of fetched rows in, blocks of decoded rows of bounded size out."""
+    """A batch of fetched rows in, blocks of decoded rows of bounded size out.
 
-    def __init__(self, preset: Preset, max_pixels: int, progress: Progress) -> None:
-        self.preset, self.max_pixels, self.progress = preset, max_pixels, progress
+    An image that is to be cut into tiles passes as it is, its header read: decoded it would be the largest
+    block of the job by far, and the actor wants a tile at a time.
+    """
+
+    def __init__(self, preset: Preset, max_pixels: int, tiling: Tiling | None, progress: Progress) -> None:
+        self.preset, self.max_pixels, self.tiling, self.progress = preset, max_pixels, tiling, progress
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         torch.set_num_threads(1)  # many of these tasks run side by side
@@ -60,17 +67,19 @@ class Decode:
             with self.progress.stage("decode") as passed:
                 while waiting and size < BLOCK:
                     rows.append(self._decode(waiting.pop()))
-                    size += len(rows[-1]["pixels"] or b"")
+                    size += len(rows[-1].get("pixels") or rows[-1].get("encoded") or b"")
                 passed["images"] = len(rows)
             yield pa.Table.from_pylist(rows, schema=DECODED)
 
     def _decode(self, row: dict[str, Any]) -> dict[str, Any]:
-        done = {"image_id": row["image_id"], "uri": row["uri"], "error": row["error"], "pixels": None}
+        done = {"image_id": row["image_id"], "uri": row["uri"], "error": row["error"]}
         if row["error"] is not None:
             return done
         try:
             image = open_image(row["data"], self.max_pixels)
             done |= {"width": image.width, "height": image.height}
+            if self.tiling and self.tiling.needed(image.height, image.width):
+                return done | {"encoded": row["data"]}
             pixels = shrink(torch.from_numpy(to_rgb(image)), self.preset).numpy()
         except BadImageError as error:
             return done | {"error": str(error)}
@@ -108,18 +117,47 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
-            if image.mode in ("I", "F", "I;16", "I;16B", "I;16L", "I;16N"):
-                grey = _stretch(np.asarray(image))
+            if image.mode in DEEP:
+                values = np.asarray(image)
+                grey = _stretch(values, _extremes(values))
                 return np.repeat(grey[:, :, None], 3, axis=2)
             return np.array(image.convert("RGB"))
     except Exception as error:  # decoders fail in many ways on damaged data
         raise BadImageError(f"DamagedImage: {one_line(error)}") from None
 
 
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """Values of any depth as uint8, linearly from their own minimum and maximum; a flat image is black."""
+def cropper(image: Image.Image) -> Crop:
+    """Reads parts of an opened image as RGB: the pixels that `to_rgb` gives, never all of them at once.
+
+    Raises:
+        BadImageError: the pixel data is damaged or cut off.
+    """
+    try:
+        image.load()
+        extremes = _extremes(np.asarray(image)) if image.mode in DEEP else None
+    except Exception as error:  # decoders fail in many ways on damaged data
+        raise BadImageError(f"DamagedImage: {one_line(error)}") from None
+
+    def crop(box: Box) -> np.ndarray:
+        part = image.crop(box)
+        if extremes is None:
+            return np.array(part.convert("RGB"))
+        return np.repeat(_stretch(np.asarray(part), extremes)[:, :, None], 3, axis=2)
+
+    return crop
+
+
+def _extremes(values: np.ndarray) -> tuple[float, float]:
+    """Minimum and maximum, of NaN as 0."""
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values)
+    return float(values.min()), float(values.max())
+
+
+def _stretch(values: np.ndarray, extremes: tuple[float, float]) -> np.ndarray:
+    """Values of any depth as uint8, linearly from the image's minimum and maximum; a flat image is black."""
     values = np.nan_to_num(values.astype(np.float64))
-    low, high = float(values.min()), float(values.max())
+    low, high = extremes
     if high == low:
         return np.zeros(values.shape, np.uint8)
     return ((values - low) * (255 / (high - low)) + 0.5).astype(np.uint8)

@@ -10,6 +10,8 @@ import torch
 
 from model import RleError, rle
 from model.preset import Preset
+from model.seams import Instances, join
+from model.tiles import Tiling
 from pipeline.progress import Progress
 from pipeline.schema import RESULTS, described
 
@@ -19,8 +21,8 @@ LISTS = ("category_id", "category", "score", "bbox", "area", "rle")
 class Encode:
     """A batch of segmented rows in, finished rows out, in the schema of `pipeline.schema.RESULTS`."""
 
-    def __init__(self, preset: Preset, description: dict[str, Any], progress: Progress) -> None:
-        self.preset, self.progress = preset, progress
+    def __init__(self, preset: Preset, tiling: Tiling | None, description: dict[str, Any], progress: Progress) -> None:
+        self.preset, self.tiling, self.progress = preset, tiling, progress
         self.schema = described(RESULTS, description)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -34,21 +36,29 @@ class Encode:
         done = {k: row[k] for k in ("image_id", "uri", "width", "height", "error")}
         if row["error"] is not None:
             return done | dict.fromkeys(LISTS)
-        boxes = np.frombuffer(bytearray(row["boxes"]), np.float32).reshape(-1, 4)
-        masks = np.frombuffer(bytearray(row["masks"]), np.float32)
-        masks = masks.reshape(len(boxes), *[2 * self.preset.mask_roi_size] * 2)
-        labels = np.frombuffer(row["labels"], np.int64) - 1
         try:
-            counts, areas = rle.encode_with_area(
-                masks, boxes, row["height"], row["width"], paste=self.preset.mask_paste
-            )
+            found = self._instances(row)
         except RleError as error:
             return done | dict.fromkeys(LISTS) | {"error": f"SegmentError: {error}"}
+        labels = (found.labels - 1).tolist()
         return done | {
             "category_id": [self.preset.category_ids[i] for i in labels],
             "category": [self.preset.categories[i] for i in labels],
-            "score": np.frombuffer(row["scores"], np.float32).tolist(),
-            "bbox": np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist(),
-            "area": areas,
-            "rle": counts,
+            "score": found.scores.tolist(),
+            "bbox": np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], axis=1).tolist(),
+            "area": found.areas,
+            "rle": found.counts,
         }
+
+    def _instances(self, row: dict[str, Any]) -> Instances:
+        """The instances of an image with their RLE; those that several tiles saw are made one."""
+        height, width, side = row["height"], row["width"], 2 * self.preset.mask_roi_size
+        boxes = np.frombuffer(bytearray(row["boxes"]), np.float32).reshape(-1, 4)
+        masks = np.frombuffer(bytearray(row["masks"]), np.float32).reshape(len(boxes), side, side)
+        scores, labels = np.frombuffer(row["scores"], np.float32), np.frombuffer(row["labels"], np.int64)
+        counts, areas = rle.encode_with_area(masks, boxes, height, width, paste=self.preset.mask_paste)
+        found = Instances(boxes, scores, labels, counts, areas)
+        if row["tiles"] is None or self.tiling is None:
+            return found
+        tile_of = np.frombuffer(row["tiles"], np.int64)
+        return join(found, tile_of, self.tiling.grid(height, width), height, width, self.preset.nms)

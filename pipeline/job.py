@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 from model import Checkpoint, read_checkpoint
 from model.load import build, resolve_precision
 from model.preset import Preset
+from model.tiles import Tiling
 from pipeline import catalog, checkpoint, cluster, inputs, plan
 from pipeline.errors import InputError
 from pipeline.inputs import IMAGE_SUFFIXES
@@ -33,6 +34,7 @@ from pipeline.storage import Place, explain, public
 
 SLICE_IMAGES, SLICE_BYTES = 64, 32 << 20  # of one read task
 PARTS = 50  # results files of a run, at least: a restart repeats at most about that share of it
+MAX_PIXELS, MAX_PIXELS_TILED = 200_000_000, 1_000_000_000  # 4 bytes each while an image is decoded
 ROWS_PER_FILE = (32, 4096)
 
 
@@ -49,7 +51,9 @@ class Options:
     workers: tuple[int, int] | None = None
     gpus_per_worker: float = 1.0
     batch_size: int | None = None
-    max_pixels: int = 200_000_000
+    compiled: bool = False
+    tiling: Tiling | None = None
+    max_pixels: int | None = None
     limit: int | None = None
 
 
@@ -129,14 +133,14 @@ def _segment(
     """Runs the plan on what is left; its speed and the seconds of its stages."""
     left, began = sum(len(s.rows) for s in work), time.monotonic()
     checkpoint.configure(context, options.output)
-    network = Network(ray.put(weights), options.precision, options.overrides)
+    network = Network(ray.put(weights), options.precision, options.compiled, options.tiling, options.overrides)
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
     resources = cluster.resources(options.workers, options.gpus_per_worker, options.batch_size)
     progress = Progress.start()
     try:
         with _watched(progress, watcher, left):
             plan.execute(
-                options.output, work, network, preset, described, resources, progress, options.max_pixels, rows
+                options.output, work, network, preset, described, resources, progress, max_pixels(options), rows
             )
     except RayError as error:
         raise _blame(error) from None
@@ -157,10 +161,18 @@ def describe(weights: Checkpoint, options: Options) -> dict[str, Any]:
         "weights_sha256": weights.digest,
         "preset": json.loads(preset.to_json()),
         "precision": options.precision,
+        "tiling": asdict(options.tiling) if options.tiling else None,
         "min_score": preset.min_score,
         "max_detections": preset.max_detections,
         "classes": dict(zip(map(str, preset.category_ids), preset.categories, strict=True)),
     }
+
+
+def max_pixels(options: Options) -> int:
+    """The limit on an image's pixels: what the user set, or what a decoded image may cost in memory."""
+    if options.max_pixels is not None:
+        return options.max_pixels
+    return MAX_PIXELS_TILED if options.tiling else MAX_PIXELS
 
 
 def limited(work: list[catalog.Slice], limit: int | None) -> list[catalog.Slice]:
@@ -185,7 +197,7 @@ def _check_output(output: Place, described: dict[str, Any]) -> None:
         return  # no results yet, or only a file that was left half written
     except Exception as error:  # every store has errors of its own
         raise explain(output.url, error) from None
-    keys = ("weights_sha256", "preset", "precision")
+    keys = ("weights_sha256", "preset", "precision", "tiling")
     if different := [k for k in keys if existing and existing.get(k) != described[k]]:
         shown = "; ".join(_difference(k, existing.get(k), described[k]) for k in different)
         raise InputError(f"{output.url} holds results of other settings ({shown}): choose another OUTPUT")
@@ -219,7 +231,11 @@ def _watched(progress: Progress, watcher: Watcher, left: int) -> Iterator[None]:
 
 def _measured(totals: Totals, images: int, seconds: float) -> dict[str, Any]:
     stages = {name: round(value, 2) for name, value in totals.seconds.items()}
-    return {"images_per_second": round(images / seconds, 3), "stage_seconds": stages}
+    measured: dict[str, Any] = {"images_per_second": round(images / seconds, 3), "stage_seconds": stages}
+    if totals.batches["slots"]:
+        measured["batch_fill"] = round(totals.batches["images"] / totals.batches["slots"], 3)
+        measured["padding_waste"] = round(1 - totals.batches["pixels"] / totals.batches["inputs"], 4)
+    return measured
 
 
 def _plain(options: Options) -> dict[str, Any]:

@@ -38,17 +38,17 @@ def execute(
         num_cpus=resources.task_cpus,
     )
     dataset = dataset.map_batches(Fetch(output.options, progress), **light)
-    dataset = dataset.map_batches(Decode(preset, max_pixels, progress), **light)
+    dataset = dataset.map_batches(Decode(preset, max_pixels, network.tiling, progress), **light)
     dataset = dataset.map_batches(
         Segment,
-        fn_constructor_args=(network, resources.threads, progress),
+        fn_constructor_args=(network, resources.threads, resources.batch_size, progress),
         compute=resources.pool,
         batch_format="pyarrow",
-        batch_size=resources.batch_size,
+        batch_size=resources.window,
         num_gpus=resources.num_gpus or None,
         num_cpus=resources.num_cpus,
     )
-    dataset = dataset.map_batches(Encode(preset, description, progress), **light)
+    dataset = dataset.map_batches(Encode(preset, network.tiling, description, progress), **light)
     results = output.join("results")
     dataset.write_parquet(
         results.path,

@@ -24,6 +24,8 @@ class Totals:
     errors: Counter[str] = field(default_factory=Counter)  # by kind: the error's text before the colon
     seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))  # by stage
     passed: Counter[str] = field(default_factory=Counter)  # images by stage
+    batches: Counter[str] = field(default_factory=Counter)  # "images" of forward passes and their "slots"; "pixels" of
+    # images as the network sees them and "inputs", padding included
 
 
 class _Board:
@@ -40,6 +42,9 @@ class _Board:
     def stage(self, name: str, images: int, seconds: float) -> None:
         self.totals.seconds[name] += seconds
         self.totals.passed[name] += images
+
+    def batches(self, counts: Counter[str]) -> None:
+        self.totals.batches += counts
 
     def read(self) -> Totals:
         return self.totals
@@ -69,6 +74,10 @@ class Progress:
         """Counts images that have been through the network, or past it with an error."""
         kinds = Counter(error.split(":")[0] for error in errors if error is not None)
         self._board.segmented.remote(len(errors), instances, kinds)
+
+    def batches(self, images: int, slots: int, pixels: int, inputs: int) -> None:
+        """Counts images in forward passes; see `Totals.batches`."""
+        self._board.batches.remote(Counter(images=images, slots=slots, pixels=pixels, inputs=inputs))
 
     def read(self) -> Totals:
         """The counts now."""

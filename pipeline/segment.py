@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,11 @@ import ray
 import torch
 
 from model import Detections, load_model
+from model.mask_rcnn import batches
+from model.memory import keep_freed_memory
+from model.tiles import Tiling, predict_tiles
+from model.transform import padded_size, resized_size
+from pipeline.decode import BadImageError, cropper, open_image
 from pipeline.progress import Progress
 
 SEGMENTED = pa.schema(
@@ -24,6 +30,7 @@ SEGMENTED = pa.schema(
         ("scores", pa.large_binary()),  # float32 (N,)
         ("labels", pa.large_binary()),  # int64 (N,), the network's outputs
         ("masks", pa.large_binary()),  # float32 (N, 28, 28)
+        ("tiles", pa.large_binary()),  # int64 (N,), the tile of each; null of an image that was not cut
     ]
 )
 
@@ -36,49 +43,103 @@ class Network:
 
     checkpoint: ray.ObjectRef  # of a model.Checkpoint
     precision: str = "auto"
+    compiled: bool = False
+    tiling: Tiling | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
 class Segment:
-    """An actor of the pool: decoded rows in, detections out. Rows with an error pass through."""
+    """An actor of the pool: decoded rows in, detections out. Rows with an error pass through.
 
-    def __init__(self, network: Network, threads: int, progress: Progress) -> None:
+    It takes a window of several batches, so that there are enough images of each shape to fill them.
+    """
+
+    def __init__(self, network: Network, threads: int, batch_size: int, progress: Progress) -> None:
+        keep_freed_memory()
         torch.set_num_threads(threads)
-        self.network = load_model(ray.get(network.checkpoint), precision=network.precision, **network.overrides)
-        self.progress = progress
+        self.network = load_model(
+            ray.get(network.checkpoint),
+            precision=network.precision,
+            compiled=network.compiled,
+            **network.overrides,
+        )
+        self.tiling, self.batch_size, self.progress = network.tiling, batch_size, progress
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        good = [row for row in rows if row["error"] is None]
+    def __call__(self, window: pa.Table) -> pa.Table:
+        rows = window.to_pylist()
+        whole = [row for row in rows if row["pixels"] is not None]
+        large = [row for row in rows if row["encoded"] is not None]
         with self.progress.stage("segment") as passed:
-            found = self._predict(good)
-            passed["images"] = len(good)
-        results = {row["image_id"]: result for row, result in zip(good, found, strict=True)}
+            found = self._predict([_pixels(r) for r in whole], [(r["height"], r["width"]) for r in whole])
+            results = {row["image_id"]: _packed(result) for row, result in zip(whole, found, strict=True)}
+            results |= {row["image_id"]: self._tiled(row) for row in large}
+            passed["images"] = len(results)
         done = [_row(row, results.get(row["image_id"])) for row in rows]
-        self.progress.segmented([row["error"] for row in done], sum(len(d) for d in found if isinstance(d, Detections)))
+        instances = sum(len(d["scores"]) // 4 for d in done if d.get("scores") is not None)
+        self.progress.segmented([row["error"] for row in done], instances)
         return pa.Table.from_pylist(done, schema=SEGMENTED)
 
-    def _predict(self, rows: list[dict[str, Any]]) -> list[Detections | str]:
+    def _tiled(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The results of an image that is cut into tiles, or its error."""
+        assert self.tiling is not None
+        try:
+            crop = cropper(open_image(row["encoded"], row["width"] * row["height"]))
+            tiles = self.tiling.grid(row["height"], row["width"])
+            found, tile_of = predict_tiles(self._predict_tiles, crop, tiles, self.batch_size)
+        except (BadImageError, TileError) as error:
+            return {"error": str(error)}
+        except MemoryError:
+            return {"error": f"SegmentError: no memory to decode {row['width']}x{row['height']} pixels"}
+        return _packed(found) | {"tiles": tile_of.numpy().tobytes()}
+
+    def _predict_tiles(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        found = self._predict(images, [i.shape[:2] for i in images])
+        if errors := [f for f in found if isinstance(f, str)]:
+            raise TileError(errors[0])
+        return [f for f in found if isinstance(f, Detections)]
+
+    def _predict(self, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Detections | str]:
         """Detections of each image, or the error that befell it.
 
-        Where a batch fails (out of memory, most likely), its halves are tried, down to one image.
+        Where a window fails (out of memory, most likely), its halves are tried, down to one image.
         """
-        if not rows:
+        if not images:
             return []
         try:
-            images = [np.frombuffer(bytearray(r["pixels"]), np.uint8).reshape(r["rows"], r["columns"], 3) for r in rows]
-            return list(self.network.predict(images, [(r["height"], r["width"]) for r in rows], len(rows)))
+            found = self.network.predict(images, sizes, self.batch_size)
         except RuntimeError as error:
-            if len(rows) == 1:
+            if len(images) == 1:
                 self.network.predict([np.zeros((64, 64, 3), np.uint8)])  # raises where the device is at fault
                 return [f"SegmentError: {' '.join(str(error).split())[:200]}"]
-        half = len(rows) // 2
-        return self._predict(rows[:half]) + self._predict(rows[half:])
+            half = len(images) // 2
+            return self._predict(images[:half], sizes[:half]) + self._predict(images[half:], sizes[half:])
+        self._count_batches(sizes)
+        return list(found)
+
+    def _count_batches(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Reports how full the forward passes were, and how much of their input was padding."""
+        preset = self.network.preset
+        resized = [resized_size(*size, preset) for size in sizes]
+        padded = [padded_size(size, preset) for size in resized]
+        passes = len(batches(resized, preset, self.batch_size))
+        pixels, inputs = (sum(h * w for h, w in shapes) for shapes in (resized, padded))
+        self.progress.batches(len(sizes), passes * self.batch_size, pixels, inputs)
 
 
-def _row(row: dict[str, Any], result: Detections | str | None) -> dict[str, Any]:
-    done = {k: row[k] for k in ("image_id", "uri", "error", "width", "height")}
-    if not isinstance(result, Detections):
-        return done | {"error": result or row["error"]}
+class TileError(Exception):
+    """A tile that could not be segmented; the message is the error of its image's row."""
+
+
+def _pixels(row: dict[str, Any]) -> np.ndarray:
+    return np.frombuffer(bytearray(row["pixels"]), np.uint8).reshape(row["rows"], row["columns"], 3)
+
+
+def _packed(result: Detections | str) -> dict[str, Any]:
+    if isinstance(result, str):
+        return {"error": result}
     arrays = {"boxes": result.boxes, "scores": result.scores, "labels": result.labels, "masks": result.masks}
-    return done | {k: v.numpy().tobytes() for k, v in arrays.items()}
+    return {k: v.numpy().tobytes() for k, v in arrays.items()}
+
+
+def _row(row: dict[str, Any], result: dict[str, Any] | None) -> dict[str, Any]:
+    return {k: row[k] for k in ("image_id", "uri", "error", "width", "height")} | (result or {})
