@@ -19,9 +19,13 @@ from model.resnet import BasicBlock, Bottleneck, ResNet
 DETECTIONS = 16  # of which the mask predictor's widest map, 784 x 256 half-precision values each, fits a cache
 
 
-def fusible(device: torch.device) -> bool:
-    """Whether this build of PyTorch has the fused operators for a device."""
-    return device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+def fusible(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch and this processor have the fused operators for a precision."""
+    operators = torch.ops.mkldnn
+    if device.type != "cpu" or not hasattr(operators, "_convolution_pointwise"):
+        return False
+    asked = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
+    return asked is None or bool(getattr(operators, asked, bool)())
 
 
 def fuse(network: nn.Module) -> None:

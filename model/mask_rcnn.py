@@ -83,8 +83,8 @@ class MaskRCNN(nn.Module):
         self.to(device=device, dtype=dtype).to(memory_format=self.layout)
         if compiled:
             options: dict[str, Any] = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
-            self._dense = torch.compile(self._dense, dynamic=False, options=options)  # type: ignore[method-assign]
-        if fusible(device):
+            self.dense = torch.compile(self.dense, dynamic=False, options=options)  # type: ignore[method-assign]
+        if fusible(device, dtype):
             fuse(self.roi_heads if compiled else self)
         return self
 
@@ -104,6 +104,17 @@ class MaskRCNN(nn.Module):
             RoIs float32 (N, 5), image index and xyxy in input pixels, by image and best first; scores
             float32 (N,); labels int64 (N,); masks float32 (N, 28, 28).
         """
+        if images.is_cuda or len(images) == 1:
+            return self._forward(images, sizes)
+        # A CPU takes the images one by one: a batch gains nothing there (the maps of one image fill its
+        # caches), and a kernel that is chosen by the size of the batch would let neighbours in on a result.
+        parts = [self._forward(image[None], size[None]) for image, size in zip(images, sizes, strict=True)]
+        for i, (rois, *_) in enumerate(parts):
+            rois[:, 0] = i
+        rois, scores, labels, masks = (torch.cat(fields) for fields in zip(*parts, strict=True))
+        return rois, scores, labels, masks
+
+    def _forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         features, objectness, deltas = self.dense(images)
         grids = [(f.shape[2], f.shape[3]) for f in features[: self.preset.rpn_levels]]
         padded = (images.shape[2], images.shape[3])
@@ -112,18 +123,7 @@ class MaskRCNN(nn.Module):
         return rois, scores, labels, self.outline(features, rois, labels)
 
     def dense(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """The part with static shapes: P2..P6, and objectness (B, A) and deltas (B, A, 4) a level.
-
-        A CPU takes the images one by one: a batch gains nothing there (the maps of one image fill its
-        caches), and a kernel that is chosen by the size of the batch would let neighbours in on a result.
-        """
-        if images.is_cuda or len(images) == 1:
-            return self._dense(images)
-        parts = zip(*(self._dense(image[None]) for image in images), strict=True)
-        features, objectness, deltas = ([torch.cat(level) for level in zip(*part, strict=True)] for part in parts)
-        return features, objectness, deltas
-
-    def _dense(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """The part with static shapes: P2..P6, and objectness (B, A) and deltas (B, A, 4) a level."""
         width = images.shape[3]
         if self.dtype == torch.bfloat16:
             # oneDNN's bfloat16 kernel for a 3x3 convolution of stride 2 reads unwritten memory where its

@@ -242,7 +242,8 @@ def _plain(options: Options) -> dict[str, Any]:
     """The options as JSON, without storage options: those may hold credentials."""
     plain = {k: v for k, v in vars(options).items() if k not in ("inputs", "output")}
     places = {"inputs": [public(p.url) for p in options.inputs], "output": public(options.output.url)}
-    return plain | places | {"weights": public(options.weights)}
+    tiling = asdict(options.tiling) if options.tiling else None
+    return plain | places | {"weights": public(options.weights), "tiling": tiling}
 
 
 def _versions() -> dict[str, str]:

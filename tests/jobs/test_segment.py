@@ -268,3 +268,73 @@ def test_the_command_line_goes_before_the_config_file(plate: Path, tmp_path: Pat
     config.write_text("weights: from-the-file")
     arguments = ["segment", str(plate), str(tmp_path / "out"), "--config", str(config), "--weights", "from-the-line"]
     assert "no weights named 'from-the-line'" in CliRunner().invoke(app, arguments).stderr
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory, nuclei: Path) -> Path:
+    """A folder of one image of 700x512, made of nuclei, one of 16 bits of it, and one small image."""
+    folder = tmp_path_factory.mktemp("slides")
+    small = [p for p in sorted(nuclei.iterdir()) if Image.open(p).size == (256, 256)][:6]
+    canvas = np.zeros((700, 512, 3), np.uint8)
+    for i, path in enumerate(small[:4]):
+        y, x = 256 * (i // 2), 256 * (i % 2)
+        canvas[y : y + 256, x : x + 256] = np.array(Image.open(path).convert("RGB"))
+    Image.fromarray(canvas).save(folder / "slide.tif", compression="tiff_lzw")
+    Image.fromarray(canvas[..., 0].astype(np.uint16) * 100).save(folder / "slide16.png")
+    (folder / "cut.tif").write_bytes((folder / "slide.tif").read_bytes()[:100_000])
+    shutil.copy(small[4], folder / "small.png")
+    return folder
+
+
+def test_a_slide_in_tiles_is_one_row(slide: Path, tmp_path: Path) -> None:
+    record = segment(slide, tmp_path / "out", "--tile", 256, "--overlap", 64)
+    rows = {Path(r["uri"]).name: r for r in results(tmp_path / "out")}
+    assert sorted(rows) == ["cut.tif", "slide.tif", "slide16.png", "small.png"]
+    assert record["errors"] == {"DamagedImage": 1}
+    assert rows["cut.tif"]["error"].startswith("DamagedImage")
+
+    found = rows["slide.tif"]
+    assert (found["width"], found["height"]) == (512, 700)
+    assert found["score"] == sorted(found["score"], reverse=True)
+    masks = [coco_mask.decode({"size": [700, 512], "counts": c}) for c in found["rle"]]
+    assert [int(m.sum()) for m in masks] == found["area"]
+    for mask, (x, y, w, h) in zip(masks, found["bbox"], strict=True):
+        rows_, columns = np.nonzero(mask)
+        assert len(rows_) == 0 or (columns.min() >= x - 3 and columns.max() <= x + w + 3 and rows_.max() <= y + h + 3)
+    # Every picture alone, at the same scale: nuclei away from its edges are found again, once.
+    network = load_model("nuclei")
+    pixels = np.array(Image.open(slide / "slide.tif").convert("RGB"))
+    matched = total = 0
+    for y in (0, 256):
+        alone = network.predict([pixels[y : y + 256, :256]])[0]
+        for box, score in zip(alone.boxes.tolist(), alone.scores.tolist(), strict=True):
+            if score > 0.8 and min(box) > 8 and max(box) < 248:
+                total += 1
+                inside = [b for b in found["bbox"] if overlap(b, [box[0], box[1] + y, box[2], box[3] + y]) > 0.6]
+                matched += len(inside) == 1
+    assert total > 10
+    assert matched >= 0.9 * total
+    assert len(rows["slide16.png"]["score"]) > 10
+    assert rows["small.png"]["score"]
+
+
+def overlap(xywh: list[float], xyxy: list[float]) -> float:
+    """IoU of two boxes."""
+    a = [xywh[0], xywh[1], xywh[0] + xywh[2], xywh[1] + xywh[3]]
+    w, h = (max(0.0, min(a[k + 2], xyxy[k + 2]) - max(a[k], xyxy[k])) for k in (0, 1))
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (a, xyxy)]
+    return w * h / (sum(areas) - w * h)
+
+
+def test_tiles_are_a_setting_that_results_are_not_mixed_of(slide: Path, tmp_path: Path) -> None:
+    segment(slide / "small.png", tmp_path / "out")
+    refused = maskfleet("segment", slide / "small.png", tmp_path / "out", "--tile", 256, check=False)
+    assert refused.returncode == 1
+    assert "tiling" in refused.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--overlap", "10"), ("--tile", "64", "--overlap", "64")])
+def test_tiles_that_make_no_sense(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    refused = maskfleet("segment", tmp_path, tmp_path / "out", *arguments, check=False)
+    assert refused.returncode == 2
+    assert "--overlap" in refused.stderr

@@ -79,13 +79,13 @@ def test_box_head_takes_channels_last():
 
 
 def test_only_a_cpu_is_fused():
-    assert fusible(CPU)
-    assert not fusible(torch.device("cuda"))
+    assert fusible(CPU, torch.float32)
+    assert not fusible(torch.device("cuda"), torch.float32)
 
 
 def test_unfused_networks_still_predict(tiny, tiny_torchvision, pixels, monkeypatch, assert_same):
     checkpoint = Checkpoint(tiny_torchvision.state_dict(), tiny, "", {})
-    monkeypatch.setattr("model.mask_rcnn.fusible", lambda device: False)  # a PyTorch without the operators
+    monkeypatch.setattr("model.mask_rcnn.fusible", lambda device, dtype: False)  # a PyTorch without the operators
     folded = load_model(checkpoint, precision="auto", device="cpu")
     assert not any(isinstance(m, FusedConv) for m in folded.modules())
     monkeypatch.undo()

@@ -165,8 +165,8 @@ def test_neighbours_of_equal_shape_change_nothing(checkpoint: Checkpoint, pixels
         for found, i in zip(network.predict([images[i] for i in chosen], batch_size=4), chosen, strict=True):
             assert len(found) == len(alone[i]) > 5
             assert torch.equal(found.labels, alone[i].labels)
-            torch.testing.assert_close(found.boxes, alone[i].boxes, rtol=0, atol=1e-3)
-            torch.testing.assert_close(found.masks, alone[i].masks, rtol=0, atol=1e-3)
+            assert torch.equal(found.boxes, alone[i].boxes)
+            assert torch.equal(found.masks, alone[i].masks)
 
 
 def matched(found: Detections, reference: Detections) -> float:
