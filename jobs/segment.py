@@ -85,7 +85,11 @@ def segment(
         ),
     ],
     weights: Annotated[
-        str, typer.Option(help="A shipped name (see `maskfleet weights list`), a path or a URI.")
+        str,
+        typer.Option(
+            help="A shipped name (see `maskfleet weights list`), coco or coco-v2 (fetched from torchvision), or the "
+            "path or URI of a checkpoint of torchvision, detectron2 or mmdetection."
+        ),
     ] = "nuclei",
     min_score: Annotated[float | None, typer.Option(min=0, max=1, help="Drop instances below this score.")] = None,
     max_detections: Annotated[int | None, typer.Option(min=1, help="Most instances kept in an image.")] = None,
@@ -232,6 +236,10 @@ def _report(record: dict[str, Any]) -> None:
     table.add_row("failed", f"{record['failed']:,}")
     for kind, count in sorted(record["errors"].items(), key=lambda item: -item[1]):
         table.add_row("", escape(f"{count:,} {kind}"))
+    if "batch_fill" in record:
+        table.add_row(
+            "batches", f"{record['batch_fill']:.0%} full, {record['padding_waste']:.1%} of their pixels padding"
+        )
     if "images_per_second" in record:
         table.add_row("speed", f"{record['images_per_second']:.2f} images/s, {record['seconds']:.0f} s in all")
     console.print(table)

@@ -128,12 +128,10 @@ def load_model(
         WeightsError: the checkpoint cannot be read or does not fit the network.
         PresetError: an override that does not exist or does not fit.
     """
-    if compiled and precision == "fp32":
-        raise WeightsError("precision fp32 is torchvision's own arithmetic and is not compiled; use auto, bf16 or fp16")
     checkpoint = weights if isinstance(weights, Checkpoint) else read_checkpoint(weights)
     target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     network = build(checkpoint, checkpoint.preset.replace(**overrides))
-    dtype = PRECISIONS[resolve_precision(precision, target)]
+    dtype = PRECISIONS[resolve_precision(precision, target, compiled)]
     return network.prepare(dtype, target, exact=precision == "fp32", compiled=compiled)
 
 
@@ -163,12 +161,14 @@ def build(checkpoint: Checkpoint, preset: Preset) -> MaskRCNN:
     return network.requires_grad_(False)
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: torch.device, compiled: bool = False) -> str:
     """What "auto" means on a device; other names as they are.
 
     Raises:
-        WeightsError: no such precision.
+        WeightsError: no such precision, or one that is not compiled.
     """
+    if compiled and precision == "fp32":
+        raise WeightsError("precision fp32 is torchvision's own arithmetic and is not compiled; use auto, bf16 or fp16")
     if precision in PRECISIONS:
         return precision
     if precision != "auto":

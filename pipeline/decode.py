@@ -99,6 +99,9 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
+        likely = [name for name in FORMATS if Image.OPEN[name][1] and Image.OPEN[name][1](data[:16])]  # type: ignore[misc]
+        if likely:
+            raise BadImageError(f"DamagedImage: begins like a {likely[0]} file and ends or goes on otherwise") from None
         raise BadImageError(f"NotAnImage: begins with {data[:12]!r}") from None
     except Exception as error:  # decoders fail in many ways on damaged headers
         raise BadImageError(f"DamagedImage: {one_line(error)}") from None

@@ -87,7 +87,7 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
     weights = read_checkpoint(options.weights)
     preset = weights.preset.replace(**options.overrides)
     build(weights, preset)
-    resolve_precision(options.precision, torch.device("cpu"))
+    resolve_precision(options.precision, torch.device("cpu"), options.compiled)
     if too_large := [i for i in preset.category_ids if not 0 <= i < 1 << 15]:
         raise InputError(f"weights {options.weights}: category id {too_large[0]} is outside 0 to 32767")
     described = describe(weights, options)

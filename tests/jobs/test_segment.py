@@ -73,6 +73,8 @@ def test_each_image_is_one_row_with_masks_or_a_reason(mixed: tuple[Path, Path, d
     assert errors["text.jpg"].startswith("NotAnImage: ")
     assert errors["truncated.jpg"].startswith("DamagedImage: ")
     assert record["errors"] == {"EmptyFile": 1, "NotAnImage": 1, "DamagedImage": 1}
+    assert 0 < record["batch_fill"] <= 1
+    assert 0 <= record["padding_waste"] < 0.1
     for name, row in rows.items():
         if name in errors:
             assert all(row[c] is None for c in ("category_id", "category", "score", "bbox", "area", "rle"))

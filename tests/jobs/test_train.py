@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from jobs.demo import DATA
+from jobs.main import app
 from jobs.train import measure
-from model import read_checkpoint
+from model import load_model, read_checkpoint
 from model.designs import SMALL
 from model.training.crops import CropOptions, Crops
 from model.training.loop import Recipe, train
@@ -76,6 +78,30 @@ def test_command_writes_a_checkpoint(tmp_path: Path) -> None:
     assert len(checkpoint.provenance["data_sha256"]) == 64
     assert to.stat().st_size < 12_000_000
     assert not to.with_suffix(".training").exists()
+
+
+@pytest.mark.slow
+def test_command_trains_the_finest_map_design(tmp_path: Path) -> None:
+    to = tmp_path / "cells.safetensors"
+    arguments = [DATA / "annotations.json", DATA / "images", to, "--steps", "1", "--batch", "1", "--crop", "64"]
+    arguments += ["--min-size", "64", "--finest-anchors", "16,40,100", "--from", "nuclei"]
+    done = CliRunner().invoke(app, ["train", *map(str, arguments)])
+    assert done.exit_code == 0, done.stderr
+    preset = read_checkpoint(to).preset
+    assert (preset.rpn_levels, preset.anchors_per_location, preset.rpn_scores) == (1, 9, "softmax")
+    assert preset.anchor_sizes[0] == (16, 40, 100)
+    load_model(to, device="cpu").predict([np.zeros((64, 64, 3), np.uint8)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--trunk", "vgg"), "no trunk 'vgg'"), (("--finest-anchors", "16;40"), "not a list of sizes")],
+)
+def test_designs_that_there_are_not(arguments: tuple[str, str], message: str, tmp_path: Path) -> None:
+    command = ["train", str(DATA / "annotations.json"), str(DATA / "images"), str(tmp_path / "x.safetensors")]
+    done = CliRunner().invoke(app, [*command, *arguments])
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
 
 
 def test_a_saved_run_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

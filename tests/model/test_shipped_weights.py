@@ -10,13 +10,16 @@ import torch
 from PIL import Image
 
 from model import load_model, read_checkpoint
-from model.load import SHIPPED
+from model.load import SHIPPED, shipped_names
 from model.training.network import build_torchvision
+
+SHIPPED_NAMES = ["nuclei", "nuclei-finest"]
 
 
 @pytest.mark.slow
-def test_the_trained_network_gives_torchvisions_numbers(nuclei: Path) -> None:
-    checkpoint = read_checkpoint("nuclei")
+@pytest.mark.parametrize("name", SHIPPED_NAMES)
+def test_the_trained_network_gives_torchvisions_numbers(name: str, nuclei: Path) -> None:
+    checkpoint = read_checkpoint(name)
     network, reference = load_model(checkpoint, precision="fp32"), build_torchvision(checkpoint.preset).eval()
     assert not reference.load_state_dict(checkpoint.state, strict=False).unexpected_keys
     files = sorted(nuclei.iterdir())[:6]
@@ -35,10 +38,27 @@ def test_the_trained_network_gives_torchvisions_numbers(nuclei: Path) -> None:
     assert seen > 50
 
 
-def test_the_file_says_what_it_is_and_is_small() -> None:
-    checkpoint = read_checkpoint("nuclei")
-    assert (SHIPPED / "nuclei.safetensors").stat().st_size < 12_000_000
+@pytest.mark.parametrize("name", SHIPPED_NAMES)
+def test_the_file_says_what_it_is_and_is_small(name: str) -> None:
+    checkpoint = read_checkpoint(name)
+    assert (SHIPPED / f"{name}.safetensors").stat().st_size < 12_000_000
     assert checkpoint.preset.categories == ("nucleus",)
     assert checkpoint.provenance["data"] == "train.json"
     assert checkpoint.provenance["val"]["images"] == 52
     assert checkpoint.provenance["val"]["segm"]["AP"] > 0.4
+
+
+def test_nuclei_finest_is_of_the_reference_design() -> None:
+    """Proposals from the finest map alone: nine anchors (three scales, three ratios) and 2k softmax scores."""
+    preset = read_checkpoint("nuclei-finest").preset
+    assert preset.rpn_levels == 1
+    assert preset.anchors_per_location == 9
+    assert preset.rpn_scores == "softmax"
+    network = load_model("nuclei-finest", device="cpu")
+    head = network.rpn["head"]
+    assert head.cls_logits.out_channels == 2 * 9
+    assert head.bbox_pred.out_channels == 4 * 9
+
+
+def test_all_that_is_shipped_is_tested() -> None:
+    assert sorted(shipped_names()) == SHIPPED_NAMES

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.decode import BadImageError, open_image, to_rgb
+from pipeline.decode import BadImageError, cropper, open_image, to_rgb
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -78,6 +78,8 @@ def test_exif_rotation_is_not_applied() -> None:
         (b"%PDF-1.7", "NotAnImage"),
         (stored(Image.fromarray(PIXELS), "PNG")[:-40], "DamagedImage"),
         (stored(Image.fromarray(PIXELS).resize((300, 200)), "JPEG")[:2000], "DamagedImage"),
+        (stored(Image.fromarray(PIXELS), "TIFF")[:100], "DamagedImage"),
+        (b"\x89PNG\r\n\x1a\n" + b"nothing of the kind", "DamagedImage"),
         (stored(Image.fromarray(PIXELS).resize((2000, 2000)), "PNG"), "TooManyPixels"),
     ],
 )
@@ -91,6 +93,35 @@ def test_a_bomb_is_refused_from_its_header_alone() -> None:
     assert len(bomb) < 200_000
     with pytest.raises(BadImageError, match="TooManyPixels: 30000x30000"):
         open_image(bomb, 200_000_000)
+
+
+STORED = {
+    "grey": stored(Image.fromarray(PIXELS).convert("L"), "PNG"),
+    "palette": stored(Image.fromarray(PIXELS).quantize(16), "PNG"),
+    "alpha": stored(Image.fromarray(PIXELS).convert("RGBA"), "PNG"),
+    "colour": stored(Image.fromarray(PIXELS), "TIFF"),
+    "cmyk": stored(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"),
+    "16 bits": stored(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200 + 31), "TIFF"),
+    "float": stored(Image.fromarray(PIXELS[..., 0].astype(np.float32) - 7.5), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", STORED)
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_parts_are_those_of_the_whole(kind: str, data: st.DataObject) -> None:
+    whole = to_rgb(open_image(STORED[kind], 10**6))
+    height, width = whole.shape[:2]
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    right, bottom = data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
+    crop = cropper(open_image(STORED[kind], 10**6))
+    assert np.array_equal(crop((left, top, right, bottom)), whole[top:bottom, left:right])
+
+
+def test_damage_is_found_before_the_first_part() -> None:
+    cut = stored(Image.fromarray(PIXELS).resize((300, 200)), "JPEG")[:2000]
+    with pytest.raises(BadImageError, match=r"^DamagedImage: "):
+        cropper(open_image(cut, 10**6))
 
 
 @settings(max_examples=150, deadline=None)
