@@ -33,6 +33,7 @@ SEGMENTED = pa.schema(
         ("tiles", pa.large_binary()),  # int64 (N,), the tile of each; null of an image that was not cut
     ]
 )
+STRIP = (8, 1000, 3)  # small for any network: its longer side is capped before its shorter one is large
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Segment:
             found = self.network.predict(images, sizes, self.batch_size)
         except RuntimeError as error:
             if len(images) == 1:
-                self.network.predict([np.zeros((64, 64, 3), np.uint8)])  # raises where the device is at fault
+                self.network.predict([np.zeros(STRIP, np.uint8)])  # raises where the device is at fault
                 return [f"SegmentError: {' '.join(str(error).split())[:200]}"]
             half = len(images) // 2
             return self._predict(images[:half], sizes[:half]) + self._predict(images[half:], sizes[half:])

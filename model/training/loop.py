@@ -68,7 +68,10 @@ def train(
     if start:
         shapes = {k: v.shape for k, v in network.state_dict().items()}
         network.load_state_dict({k: v for k, v in start.items() if shapes.get(k) == v.shape}, strict=False)
-    in_bfloat16(network)
+    if torch.cpu._is_amx_tile_supported():
+        # Elsewhere bfloat16 gains little or nothing, and oneDNN's kernel for the weights of a thin 1x1
+        # convolution (avx512_core_bf16, seen on an AMD EPYC with torch 2.14) ends the process.
+        in_bfloat16(network)
     network.train()
     optimizer, average = _optimizer(network, recipe), Average(network, recipe.average)
     step, spent = 0, 0.0

@@ -88,7 +88,7 @@ def test_command_trains_the_finest_map_design(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["train", *map(str, arguments)])
     assert done.exit_code == 0, done.stderr
     preset = read_checkpoint(to).preset
-    assert (preset.rpn_levels, preset.anchors_per_location, preset.rpn_scores) == (1, 9, "softmax")
+    assert (preset.rpn_levels, preset.anchors_per_location, preset.rpn_scores) == (1, 9, 2)
     assert preset.anchor_sizes[0] == (16, 40, 100)
     load_model(to, device="cpu").predict([np.zeros((64, 64, 3), np.uint8)])
 

@@ -53,7 +53,7 @@ def test_nuclei_finest_is_of_the_reference_design() -> None:
     preset = read_checkpoint("nuclei-finest").preset
     assert preset.rpn_levels == 1
     assert preset.anchors_per_location == 9
-    assert preset.rpn_scores == "softmax"
+    assert preset.rpn_scores == 2
     network = load_model("nuclei-finest", device="cpu")
     head = network.rpn["head"]
     assert head.cls_logits.out_channels == 2 * 9
