@@ -18,9 +18,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)  ## the figures of BENCHMARKS.md
-	$(BIN)/maskfleet benchmark model
+	$(BIN)/maskfleet benchmark model --images tests/data/photos --size 480x640 --compile
+	$(BIN)/maskfleet benchmark model --images tests/data/photos --size 3000x4000
+	$(BIN)/maskfleet benchmark model --weights nuclei
 	$(BIN)/maskfleet benchmark rle
-	$(BIN)/maskfleet benchmark rle --height 3000 --width 4000
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
