@@ -128,10 +128,10 @@ def load_model(
         WeightsError: the checkpoint cannot be read or does not fit the network.
         PresetError: an override that does not exist or does not fit.
     """
-    checkpoint = weights if isinstance(weights, Checkpoint) else read_checkpoint(weights)
     target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    network = build(checkpoint, checkpoint.preset.replace(**overrides))
     dtype = PRECISIONS[resolve_precision(precision, target, compiled)]
+    checkpoint = weights if isinstance(weights, Checkpoint) else read_checkpoint(weights)
+    network = build(checkpoint, checkpoint.preset.replace(**overrides))
     return network.prepare(dtype, target, exact=precision == "fp32", compiled=compiled)
 
 
