@@ -69,8 +69,8 @@ def train(
         shapes = {k: v.shape for k, v in network.state_dict().items()}
         network.load_state_dict({k: v for k, v in start.items() if shapes.get(k) == v.shape}, strict=False)
     if torch.cpu._is_amx_tile_supported():
-        # Elsewhere bfloat16 gains little or nothing, and oneDNN's kernel for the weights of a thin 1x1
-        # convolution (avx512_core_bf16, seen on an AMD EPYC with torch 2.14) ends the process.
+        # Without AMX, oneDNN's bfloat16 kernel for the weights of a thin 1x1 convolution ends the process
+        # (jit_avx512_core_bf16_1x1_convolution_bwd_weights; an AMD EPYC, torch 2.14).
         in_bfloat16(network)
     network.train()
     optimizer, average = _optimizer(network, recipe), Average(network, recipe.average)
