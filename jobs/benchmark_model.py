@@ -141,7 +141,7 @@ def _stages(network: MaskRCNN, pixels: list[np.ndarray], rounds: int) -> dict[st
     for image in pixels * rounds:
         resized = resized_size(*image.shape[:2], preset)
         sizes = torch.tensor([resized])
-        batch = timed("input", lambda: to_input([torch.from_numpy(image)], [resized], preset, network.device))  # noqa: B023
+        batch = timed("input", lambda: _input(network, image, resized))  # noqa: B023
         features, objectness, deltas = timed("dense", lambda: network.dense(batch))  # noqa: B023
         grids = [(f.shape[2], f.shape[3]) for f in features[: preset.rpn_levels]]
         shape = (batch.shape[2], batch.shape[3])
@@ -154,12 +154,16 @@ def _stages(network: MaskRCNN, pixels: list[np.ndarray], rounds: int) -> dict[st
     return {stage: round(statistics.median(times), 4) for stage, times in spent.items()}
 
 
+def _input(network: MaskRCNN, image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    return to_input([torch.from_numpy(image)], [size], network.preset, network.device, network.exact)
+
+
 @torch.inference_mode()
 def _arithmetic(checkpoint: Checkpoint, network: MaskRCNN, image: np.ndarray, rounds: int) -> dict[str, float]:
     """Operations of the forward pass, and its rate beside that of a plain matrix product of its precision."""
     preset = network.preset
     resized = resized_size(*image.shape[:2], preset)
-    batch = to_input([torch.from_numpy(image)], [resized], preset, network.device)
+    batch = _input(network, image, resized)
     sizes = torch.tensor([resized])
     plain = load_model(checkpoint, precision="fp32", device="cpu")  # its layers are PyTorch's, which can be counted
     with FlopCounterMode(display=False) as counter:

@@ -128,10 +128,17 @@ def crossings(columns, x, y, left, top, height, threshold, inclusive, order, fus
     # A computed crossing is trusted where its value is further from the threshold than rounding reaches.
     doubt = np.float32(2e-6) * max(np.abs(columns).max(), threshold)
     starts = _segments(y_low, y_high)
+    segments = len(starts) - 1
+    first, last = y_low[starts[:-1]], y_high[starts[:-1]]
     direct = order == PRODUCTS or rows < 4 * len(starts)
     edges = np.empty(256, np.int64)
     count = 0
     knots = np.empty(columns.shape[1], np.float32)
+    pace = np.zeros(segments, np.float32)  # rows from a segment's first value to its last, as far as they are even
+    for s in range(segments):
+        span = y1[starts[s + 1] - 1] - y1[starts[s]]
+        pace[s] = np.float32(starts[s + 1] - 1 - starts[s]) / span if span > ZERO else ZERO
+    sides = np.zeros(segments, np.int8)  # of the threshold, certainly: 1 above, -1 below; 0 crossing or in doubt
     for i in range(len(x_low)):
         a, b = columns[x_low[i]], columns[x_high[i]]
         if count + rows + 2 > len(edges):
@@ -139,31 +146,43 @@ def crossings(columns, x, y, left, top, height, threshold, inclusive, order, fus
             longer[:count] = edges[:count]
             edges = longer
         base = (left + i) * height + top
-        inside = False
+        inside = np.int8(-1)
         if not direct:
             for k in range(len(knots)):
                 knots[k] = a[k] * x0[i] + b[k] * x1[i] - threshold
-        for s in range(len(starts) - 1):
-            row, end = starts[s], starts[s + 1]
-            lo, hi = y_low[row], y_high[row]
-            above, below = knots[lo], knots[hi]
-            one_side = not direct and min(abs(above), abs(below)) > doubt and (above > ZERO) == (below > ZERO)
+            for s in range(segments):  # without a branch, so that the processor does many at once
+                above, below = knots[first[s]], knots[last[s]]
+                sides[s] = np.int8(min(above, below) > doubt) - np.int8(max(above, below) < -doubt)
+        for s in range(segments):
+            if sides[s] == inside:
+                continue
+            row, end, lo, hi = starts[s], starts[s + 1], first[s], last[s]
+            if not direct and not sides[s]:
+                turn = _turn(knots[lo], knots[hi], doubt, row, end, y0, y1, pace[s])
+                if turn >= 0:
+                    for here, at, until in ((knots[lo] > ZERO, row, turn), (knots[hi] > ZERO, turn, end)):
+                        if at < until and here != (inside > 0):
+                            count = _edge(edges, count, base + at, here)
+                            inside = np.int8(1) if here else np.int8(-1)
+                    continue
             while row < end:
-                stop = end if one_side else row + 1
-                if not direct and not one_side:
-                    stop = _certain(above, below, doubt, row, end, y0, y1)
-                if one_side:
-                    here = above > ZERO
-                elif stop > row + 1:
-                    here = above * y0[row] + below * y1[row] > ZERO
+                stop, here = row + 1, sides[s]
+                if here:
+                    stop = end
                 else:
-                    value = _sample(a[lo], b[lo], a[hi], b[hi], x0[i], x1[i], y0[row], y1[row], order, fused)
-                    here = value > threshold or (inclusive and value == threshold)
+                    if not direct:
+                        stop = _certain(knots[lo], knots[hi], doubt, row, end, y0, y1)
+                    if stop > row + 1:
+                        above = knots[lo] * y0[row] + knots[hi] * y1[row] > ZERO
+                    else:
+                        value = _sample(a[lo], b[lo], a[hi], b[hi], x0[i], x1[i], y0[row], y1[row], order, fused)
+                        above = value > threshold or (inclusive and value == threshold)
+                    here = np.int8(1) if above else np.int8(-1)
                 if here != inside:
-                    count = _edge(edges, count, base + row, here)
+                    count = _edge(edges, count, base + row, here > 0)
                     inside = here
                 row = stop
-        if inside:
+        if inside > 0:
             count = _edge(edges, count, base + rows, False)
     return edges[:count]
 
@@ -191,6 +210,30 @@ def _segments(low, high):  # type: ignore[no-untyped-def]
             count += 1
     starts[count] = len(low)
     return starts[: count + 1]
+
+
+@_compiled
+def _turn(above, below, doubt, row, end, y0, y1, pace):  # type: ignore[no-untyped-def]
+    """The first row of a segment that is on the side of its last value, where that is certain; else -1.
+
+    Args:
+        above: the segment's first value less the threshold.
+        below: its last, on the other side.
+        pace: rows from one value to the other, about: the guess it leads to is checked.
+    """
+    if not min(abs(above), abs(below)) > doubt or (above > ZERO) == (below > ZERO):
+        return -1
+    steps = (above / (above - below) - y1[row]) * pace
+    turn = row if steps < ZERO else min(row + np.int64(min(steps, np.float32(end))) + 1, end)
+    if turn > row:
+        before = above * y0[turn - 1] + below * y1[turn - 1]
+        if not abs(before) > doubt or (before > ZERO) != (above > ZERO):
+            return -1
+    if turn < end:
+        after = above * y0[turn] + below * y1[turn]
+        if not abs(after) > doubt or (after > ZERO) != (below > ZERO):
+            return -1
+    return turn
 
 
 @_compiled

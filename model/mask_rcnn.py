@@ -178,7 +178,8 @@ class MaskRCNN(nn.Module):
         resized = [resized_size(*size, self.preset) for size in sizes]
         results: dict[int, Detections] = {}
         for chosen in batches(resized, self.preset, batch_size):
-            batch = to_input([tensors[i] for i in chosen], [resized[i] for i in chosen], self.preset, self.device)
+            chosen_sizes = [resized[i] for i in chosen]
+            batch = to_input([tensors[i] for i in chosen], chosen_sizes, self.preset, self.device, self.exact)
             inner = torch.tensor([resized[i] for i in chosen], device=self.device)
             outer = torch.tensor([sizes[i] for i in chosen], device=self.device)
             results.update(zip(chosen, _split(self(batch, inner), inner, outer), strict=True))

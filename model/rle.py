@@ -7,8 +7,9 @@ to the run two before. `model.crossings` finds the runs; two rules say how a mas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from model.errors import RleError
 from model.pasting import PASTE_RULES
 
 LIMIT = 2**30  # pixels from the image's corner: a box beyond is no box of an image
+COLUMNS_PER_THREAD = 8192  # of boxes: some milliseconds of work, beside which starting a thread is nothing
 RUN = 7  # characters of the longest run: 32 bits and a sign
 
 
@@ -58,19 +60,42 @@ def encode_with_area(
     paste: str = "torchvision",
 ) -> tuple[list[str], list[int]]:
     """As `encode`, with the pixels of each mask (the sum of its runs of ones)."""
-    encoded = list(_encoded(masks, boxes, height, width, threshold, paste))
+    encoded = _encoded(masks, boxes, height, width, threshold, paste)
     return [counts for counts, _ in encoded], [area for _, area in encoded]
 
 
 def _encoded(
     masks: Tensor | np.ndarray, boxes: Tensor | np.ndarray, height: int, width: int, threshold: float, paste: str
-) -> Iterator[tuple[str, int]]:
+) -> list[tuple[str, int]]:
+    """Counts and area of each mask; masks of large images on as many threads as PyTorch has."""
     fenced, corners = _checked(masks, boxes, height, width, threshold, paste)
-    rule = PASTE_RULES[paste]
-    fused = _fused(paste)
-    limit = np.float32(threshold)
-    out = np.empty(0, np.uint8)
-    for mask, box in zip(fenced, rule.placed(corners, fenced.shape[1]), strict=True):
+    placed = list(PASTE_RULES[paste].placed(corners, fenced.shape[1]))
+    fused, limit = _fused(paste), np.float32(threshold)
+    columns = float(np.maximum(corners[:, 2] - corners[:, 0], 0).sum())
+    threads = max(1, min(torch.get_num_threads(), int(columns // COLUMNS_PER_THREAD)))
+
+    def some(start: int) -> list[tuple[str, int]]:
+        chosen = slice(start, None, threads)
+        return _strings(fenced[chosen], placed[chosen], height, width, limit, paste, fused)
+
+    if threads == 1:
+        return some(0)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(some, range(threads)))
+    return [parts[i % threads][i // threads] for i in range(len(placed))]
+
+
+def _strings(
+    fenced: np.ndarray,
+    placed: list[Any],
+    height: int,
+    width: int,
+    limit: np.float32,
+    paste: str,
+    fused: bool | None,
+) -> list[tuple[str, int]]:
+    rule, out, result = PASTE_RULES[paste], np.empty(0, np.uint8), []
+    for mask, box in zip(fenced, placed, strict=True):
         if fused is None:
             edges = rule.pasted_edges(mask, box, height, width, limit)
         else:
@@ -78,7 +103,8 @@ def _encoded(
         if len(out) < (len(edges) + 1) * RUN:
             out = np.empty(2 * (len(edges) + 1) * RUN, np.uint8)
         end, area = crossings.packed(edges, height * width, out, 0)
-        yield out[:end].tobytes().decode(), int(area)
+        result.append((out[:end].tobytes().decode(), int(area)))
+    return result
 
 
 def _checked(

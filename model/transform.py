@@ -58,18 +58,23 @@ def resized(image: Tensor, size: tuple[int, int], preset: Preset) -> Tensor:
         return torch.from_numpy(
             np.array(Image.fromarray(image.cpu().numpy()).resize(size[::-1], Image.Resampling.BILINEAR))
         )
-    pixels = F.interpolate(image.permute(2, 0, 1)[None].float(), size, mode="bilinear")
-    return pixels[0].round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    return _bilinear(image, size).round().to(torch.uint8).contiguous()
 
 
 def to_input(
-    images: Sequence[Tensor], sizes: Sequence[tuple[int, int]], preset: Preset, device: torch.device
+    images: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    preset: Preset,
+    device: torch.device,
+    exact: bool = True,
 ) -> Tensor:
     """One batch for the network.
 
     Args:
         images: uint8 (h, w, 3) RGB, any sizes whose `padded_size` is the same.
         sizes: the resized height and width of each.
+        exact: normalise every pixel before resizing, as torchvision does, also those that a smaller image
+            does not need. Otherwise it is the same up to rounding, and a large image costs what a small one does.
 
     Returns:
         float32 (B, 3, H, W): normalised, then resized (before, where that is in whole grey levels), then
@@ -81,8 +86,33 @@ def to_input(
     for row, image, (height, width) in zip(batch, images, sizes, strict=True):
         if preset.resize != "float" and image.shape[:2] != (height, width):
             image = resized(image, (height, width), preset)
+        if not exact:
+            image = _bilinear(image.to(device), (height, width))
         pixels = (image.to(device).permute(2, 0, 1).float() / 255 - mean) / std
         if pixels.shape[1:] != (height, width):
             pixels = F.interpolate(pixels[None], (height, width), mode="bilinear")[0]
         row[:, :height, :width] = pixels
     return batch
+
+
+def _bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """An image resized to float32 (h, w, 3), as `interpolate(mode="bilinear")` up to rounding.
+
+    A smaller image is made of the pixels it needs, two by two of each: most of a large one is never looked at.
+    """
+    if image.shape[0] < size[0] or image.shape[1] < size[1]:
+        return F.interpolate(image.permute(2, 0, 1)[None].float(), size, mode="bilinear")[0].permute(1, 2, 0)
+    (top, bottom, y), (left, right, x) = (
+        _neighbours(n, m, image.device) for n, m in zip(image.shape[:2], size, strict=True)
+    )
+    upper, lower = image[top], image[bottom]
+    upper = torch.lerp(upper[:, left].float(), upper[:, right].float(), x[:, None])
+    lower = torch.lerp(lower[:, left].float(), lower[:, right].float(), x[:, None])
+    return torch.lerp(upper, lower, y[:, None, None])
+
+
+def _neighbours(before: int, after: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of `after` pixels the two of `before` that it lies between, and the weight of the second."""
+    at = ((torch.arange(after, device=device) + 0.5) * (before / after) - 0.5).clamp(min=0)
+    low = at.long().clamp(max=before - 1)
+    return low, (low + 1).clamp(max=before - 1), at - low

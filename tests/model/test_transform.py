@@ -50,24 +50,27 @@ def test_padding_is_the_next_multiple(height: int, width: int, step: int) -> Non
         assert 0 <= side - before < step
 
 
+@pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("limits", [(800, 1333), (320, 533), (200, 210)])
-def test_input_is_torchvisions_on_photos(pixels: dict[str, np.ndarray], limits: tuple[int, int]) -> None:
+def test_input_is_torchvisions_on_photos(pixels: dict[str, np.ndarray], limits: tuple[int, int], exact: bool) -> None:
     preset = Preset(min_size=limits[0], max_size=limits[1])
     for photo in pixels.values():
         size = resized_size(*photo.shape[:2], preset)
-        found = to_input([torch.from_numpy(photo)], [size], preset, CPU)
+        found = to_input([torch.from_numpy(photo)], [size], preset, CPU, exact)
         expected, _ = torchvisions(preset)([torch.from_numpy(photo).permute(2, 0, 1).float() / 255])
         assert expected.image_sizes == [size]
-        torch.testing.assert_close(found, expected.tensors, rtol=0, atol=1e-6)
+        # Resizing first rounds otherwise: positions up to 640 in float32 cost some 1e-4 of a grey step's slope.
+        torch.testing.assert_close(found, expected.tensors, rtol=0, atol=1e-6 if exact else 5e-4)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3), (128, 96), (128, 128)])
-def test_input_of_odd_shapes_is_torchvisions(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3), (128, 96), (128, 128), (300, 500)])
+def test_input_of_odd_shapes_is_torchvisions(size: tuple[int, int], exact: bool) -> None:
     preset = Preset(min_size=128, max_size=256, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     image = torch.randint(256, (*size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    found = to_input([image], [resized_size(*size, preset)], preset, CPU)
+    found = to_input([image], [resized_size(*size, preset)], preset, CPU, exact)
     expected, _ = torchvisions(preset)([image.permute(2, 0, 1).float() / 255])
-    torch.testing.assert_close(found, expected.tensors, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, expected.tensors, rtol=0, atol=1e-6 if exact else 5e-4)
 
 
 def test_a_batch_is_its_images_and_zeros_after_them(pixels: dict[str, np.ndarray]) -> None:
