@@ -8,14 +8,12 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.markup import escape
-from rich.table import Table
 
+from jobs import report
 from jobs.console import (
     USAGE,
     AsJson,
     StorageOptions,
-    console,
     err,
     errors_to_exit,
     fail,
@@ -25,6 +23,7 @@ from jobs.console import (
 )
 from jobs.display import Display
 from model.tiles import Tiling
+from pipeline.errors import TooManyErrorsError
 from pipeline.job import Options, run
 from pipeline.storage import place
 
@@ -45,6 +44,7 @@ CONFIGURABLE = (
     "overlap",
     "compile",
     "max_error_rate",
+    "retry_errors",
     "set",
 )
 
@@ -132,8 +132,25 @@ def segment(
         bool, typer.Option("--compile", help="Compile the network for each input shape (torch.compile).")
     ] = False,
     max_error_rate: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Exit with status 3 if a larger share of images failed.")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Exit with status 3 if a larger share of images failed; stop as soon as that is plain.",
+        ),
     ] = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Also do the images again whose row is an error.")
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Where OUTPUT holds results of other weights or settings, move them to OUTPUT/replaced and begin "
+            "anew. Asks first.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer the question of --overwrite.")] = False,
     preset: Annotated[
         list[str] | None,
         typer.Option(
@@ -186,6 +203,9 @@ def segment(
         "overlap": overlap,
         "compile": compiled,
         "max_error_rate": max_error_rate,
+        "retry_errors": retry_errors,
+        "overwrite": overwrite,
+        "yes": yes,
         "set": key_values(preset, "--set"),
     }
     _segment(places, values, storage_options(storage_option), as_json)
@@ -207,43 +227,28 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
         tiling=_tiling(values["tile"], values["overlap"]),
         max_pixels=values["max_pixels"],
         limit=values["limit"],
+        retry_errors=values["retry_errors"],
+        max_error_rate=values["max_error_rate"],
+        overwrite=values["overwrite"],
     )
     try:
-        with Display() as display:
+        with Display(values["yes"]) as display:
             record = run(options, display)
+    except TooManyErrorsError as error:
+        err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        report.show_reasons(error.reasons)
+        raise typer.Exit(TOO_MANY_ERRORS) from None
     except KeyboardInterrupt:
         err.print("stopped; nothing finished is lost: the same command continues")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(record)
     else:
-        _report(record)
+        report.show(record)
     allowed = values["max_error_rate"]
     if allowed is not None and record["failed"] > allowed * max(record["done"], 1):
         err.print(f"{record['failed']} of {record['done']} images failed, more than --max-error-rate {allowed}")
         raise typer.Exit(TOO_MANY_ERRORS)
-
-
-def _report(record: dict[str, Any]) -> None:
-    """What was done, in a few lines on stdout."""
-    output = record["options"]["output"]
-    if not record["images_to_do"]:
-        console.print(f"nothing to do: all {record['catalogued']:,} images have their row in {escape(output)}")
-    table = Table.grid(padding=(0, 2))
-    table.add_row("images", f"{record['done']:,} of {record['catalogued']:,} done, {record['images_to_do']:,} now")
-    if record.get("instances") is not None:
-        table.add_row("instances", f"{record['instances']:,}")
-    table.add_row("failed", f"{record['failed']:,}")
-    for kind, count in sorted(record["errors"].items(), key=lambda item: -item[1]):
-        table.add_row("", escape(f"{count:,} {kind}"))
-    if "batch_fill" in record:
-        table.add_row(
-            "batches", f"{record['batch_fill']:.0%} full, {record['padding_waste']:.1%} of their pixels padding"
-        )
-    if "images_per_second" in record:
-        table.add_row("speed", f"{record['images_per_second']:.2f} images/s, {record['seconds']:.0f} s in all")
-    console.print(table)
-    console.print(escape(f"results    {output}/results/*.parquet"), soft_wrap=True)
 
 
 def _tiling(size: int | None, overlap: int | None) -> Tiling | None:

@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from model.preset import Preset
 from model.tiles import Box, Crop, Tiling
 from model.transform import shrink
+from pipeline.casualties import Casualties, trusted
 from pipeline.progress import Progress
 from pipeline.storage import one_line
 
@@ -55,21 +56,28 @@ class Decode:
     block of the job by far, and the actor wants a tile at a time.
     """
 
-    def __init__(self, preset: Preset, max_pixels: int, tiling: Tiling | None, progress: Progress) -> None:
-        self.preset, self.max_pixels, self.tiling, self.progress = preset, max_pixels, tiling, progress
+    def __init__(
+        self, preset: Preset, max_pixels: int, tiling: Tiling | None, progress: Progress, casualties: Casualties
+    ) -> None:
+        self.preset, self.max_pixels, self.tiling = preset, max_pixels, tiling
+        self.progress, self.casualties = progress, casualties
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         torch.set_num_threads(1)  # many of these tasks run side by side
         waiting = batch.to_pylist()[::-1]
-        while waiting:
-            rows: list[dict[str, Any]] = []
-            size = 0
-            with self.progress.stage("decode") as passed:
-                while waiting and size < BLOCK:
-                    rows.append(self._decode(waiting.pop()))
-                    size += len(rows[-1].get("pixels") or rows[-1].get("encoded") or b"")
-                passed["images"] = len(rows)
-            yield pa.Table.from_pylist(rows, schema=DECODED)
+        with self.casualties.batch("decode", batch["image_id"].to_pylist()) as suspected:
+            alone = suspected or trusted
+            while waiting:
+                rows: list[dict[str, Any]] = []
+                size = 0
+                with self.progress.stage("decode") as passed:
+                    while waiting and size < BLOCK:
+                        row = waiting.pop()
+                        with alone(row["image_id"]) as error:
+                            rows.append(self._decode(row if error is None else row | {"error": error}))
+                        size += len(rows[-1].get("pixels") or rows[-1].get("encoded") or b"")
+                    passed["images"] = len(rows)
+                yield pa.Table.from_pylist(rows, schema=DECODED)
 
     def _decode(self, row: dict[str, Any]) -> dict[str, Any]:
         done = {"image_id": row["image_id"], "uri": row["uri"], "error": row["error"]}

@@ -60,6 +60,11 @@ class Place:
         """The address as the filesystem wants it, without the protocol and a trailing slash."""
         return str(self.fs._strip_protocol(self.url)).rstrip("/")
 
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.url.rstrip("/").rpartition("/")[2]
+
     def join(self, *parts: str) -> Place:
         """An address below this one."""
         return Place("/".join([self.url.rstrip("/"), *parts]), self.options)
