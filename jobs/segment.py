@@ -22,6 +22,7 @@ from jobs.console import (
     storage_options,
 )
 from jobs.display import Display
+from jobs.last_words import last_words
 from model.tiles import Tiling
 from pipeline.errors import TooManyErrorsError
 from pipeline.job import Options, run
@@ -29,6 +30,10 @@ from pipeline.storage import place
 
 TOO_MANY_ERRORS = 3  # exit status: finished, with more error rows than --max-error-rate allows
 INTERRUPTED = 130
+DIED = (
+    "error: the job's process died (Ray's node manager beside it died, or the system killed it: out of memory?); "
+    "nothing finished is lost: the same command continues"
+)
 CONFIGURABLE = (
     "weights",
     "min_score",
@@ -232,7 +237,7 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
         overwrite=values["overwrite"],
     )
     try:
-        with Display(values["yes"]) as display:
+        with last_words(DIED), Display(values["yes"]) as display:
             record = run(options, display)
     except TooManyErrorsError as error:
         err.print(f"[bold red]error:[/] {error}", soft_wrap=True)

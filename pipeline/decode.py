@@ -28,6 +28,7 @@ from pipeline.storage import one_line
 Image.init()  # all decoders, so that `formats` may name them
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below, and is an error row rather than a warning
 BLOCK = 32 << 20  # bytes after which a task ends a block and begins another
+STRIP = 256  # rows
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of one channel of more than 8 bits
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 DECODED = pa.schema(
@@ -160,15 +161,17 @@ def cropper(image: Image.Image) -> Crop:
 
 def _extremes(values: np.ndarray) -> tuple[float, float]:
     """Minimum and maximum, of NaN as 0."""
-    if values.dtype.kind == "f":
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         values = np.nan_to_num(values)
     return float(values.min()), float(values.max())
 
 
 def _stretch(values: np.ndarray, extremes: tuple[float, float]) -> np.ndarray:
     """Values of any depth as uint8, linearly from the image's minimum and maximum; a flat image is black."""
-    values = np.nan_to_num(values.astype(np.float64))
     low, high = extremes
-    if high == low:
-        return np.zeros(values.shape, np.uint8)
-    return ((values - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
+    grey = np.zeros(values.shape, np.uint8)
+    if high > low:
+        for start in range(0, len(values), STRIP):  # of a whole image the float64 would be the largest part
+            strip = np.nan_to_num(values[start : start + STRIP].astype(np.float64))
+            grey[start : start + STRIP] = (strip - low) * (255 / (high - low)) + 0.5
+    return grey

@@ -69,7 +69,7 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
         cluster.Connection() as ray_cluster,
     ):
         record |= _prepared(options, described, run_id, watcher)
-        done = results.done_ids(output)
+        done = _settled(output, record)
         record |= {"images_before": len(done), "catalogued": _catalogued(options, watcher)}
         for round_ in range(ROUNDS):
             work = limited(catalog.slices(output, done, SLICE_IMAGES, SLICE_BYTES), options.limit)
@@ -77,6 +77,7 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
                 break
             watcher.phase("starting Ray" if not round_ else "doing again what was lost on the way")
             context = ray_cluster.context()
+            stopper.arm()
             watcher.phase(f"segmenting {left:,} images")
             figures = _segment(options, work, weights, preset, described, watcher, context, lease, stopper)
             record |= figures if not round_ else {}

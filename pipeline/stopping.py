@@ -20,7 +20,8 @@ class Stopper:
 
     def __enter__(self) -> Stopper:
         if self._main:
-            self._before = signal.signal(signal.SIGTERM, _interrupt)
+            self._before = signal.getsignal(signal.SIGTERM)
+            self.arm()
         return self
 
     def __exit__(
@@ -30,6 +31,11 @@ class Stopper:
             signal.signal(signal.SIGTERM, self._before)
         if self.reason is not None and (error is None or isinstance(error, KeyboardInterrupt)):
             raise self.reason from None
+
+    def arm(self) -> None:
+        """Takes the signal, again after Ray has started: it takes it for itself."""
+        if self._main:
+            signal.signal(signal.SIGTERM, _interrupt)
 
     def stop(self, reason: Exception) -> None:
         """Ends the job with an error; from any thread. The first reason counts."""
