@@ -26,7 +26,7 @@ from model.preset import Preset
 from model.tiles import Tiling
 from pipeline import catalog, checkpoint, cluster, inputs, plan
 from pipeline.errors import InputError
-from pipeline.inputs import IMAGE_SUFFIXES
+from pipeline.kinds import IMAGE_SUFFIXES
 from pipeline.progress import Progress, Totals
 from pipeline.readback import counts, description
 from pipeline.segment import Network
@@ -48,6 +48,7 @@ class Options:
     precision: str = "auto"
     overrides: dict[str, Any] = field(default_factory=dict)
     pattern: str | None = None
+    column: str | None = None
     workers: tuple[int, int] | None = None
     gpus_per_worker: float = 1.0
     batch_size: int | None = None
@@ -92,21 +93,27 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
         raise InputError(f"weights {options.weights}: category id {too_large[0]} is outside 0 to 32767")
     described = describe(weights, options)
     watcher.phase("listing inputs")
-    found = inputs.containers(options.inputs, options.output, options.pattern)
+    found = inputs.containers(options.inputs, options.output, options.pattern, options.column)
     _check_output(options.output, described)
-    watcher.phase(f"cataloguing {len(found)} objects")
-    total = catalog.update(options.output, found, options.output.options, watcher.reading)
-    if not total:
-        looked = " ".join(IMAGE_SUFFIXES)
-        raise InputError(f"the {len(found)} shards under the INPUTs hold no images; looked for {looked}")
-
     run_id = started.strftime("%Y%m%dT%H%M%SZ-") + uuid.uuid4().hex[:6]
-    record: dict[str, Any] = {"run": run_id, "started": started.isoformat(), "catalogued": total}
     with cluster.Connection() as ray_cluster:
         if checkpoint.needs_cleaning(options.output):
             watcher.phase("removing what a stopped run left half written")
             checkpoint.clean(ray_cluster.context(), options.output)
         done = checkpoint.done_ids(options.output)
+        watcher.phase("cataloguing")
+        total = catalog.update(
+            options.output,
+            found,
+            done,
+            pattern=options.pattern,
+            column=options.column,
+            options=options.output.options,
+            report=watcher.reading,
+        )
+        if not total:
+            raise InputError(f"the shards under the INPUTs hold no images; looked for {' '.join(IMAGE_SUFFIXES)}")
+        record: dict[str, Any] = {"run": run_id, "started": started.isoformat(), "catalogued": total}
         work = limited(catalog.slices(options.output, done, SLICE_IMAGES, SLICE_BYTES), options.limit)
         left = sum(len(s.rows) for s in work)
         record |= {"images_before": len(done), "images_to_do": left}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline import catalog
+from pipeline import catalog, parts
 from pipeline.inputs import containers
 from pipeline.schema import CATALOG, image_id
 from pipeline.storage import Place, place
@@ -32,16 +33,13 @@ def rows(output: Place) -> list[dict]:
     return pa.concat_tables(tables).sort_by("uri").to_pylist()
 
 
-def update(root: Path, output: Place) -> tuple[int, list[int]]:
-    """Images catalogued, and how many containers were opened."""
-    opened: list[int] = []
-    total = catalog.update(
-        output,
-        containers([place(root)], output),
-        {},
-        lambda done, count: opened.append(count) if done == count else None,
-    )
-    return total, opened
+def update(root: Path, output: Place, done: Iterable[str] = (), **options: str) -> tuple[int, int]:
+    """Images catalogued, and how many objects were new."""
+    new = [0]
+    found = containers([place(root)], output, options.get("pattern"), options.get("column"))
+    ids = np.sort(np.array([image_id(uri) for uri in done], np.int64))
+    total = catalog.update(output, found, ids, **options, report=lambda done, count: new.append(count))
+    return total, new[-1]
 
 
 @pytest.fixture
@@ -66,10 +64,10 @@ def test_rows_lead_to_the_bytes(root: Path, tmp_path: Path) -> None:
 
 def test_unchanged_containers_are_not_opened_again(root: Path, tmp_path: Path) -> None:
     output = place(tmp_path / "out")
-    assert update(root, output) == (4, [2])
-    assert update(root, output) == (4, [])
+    assert update(root, output) == (4, 2)
+    assert update(root, output) == (4, 0)
     (root / "b.png").write_bytes(b"x")
-    assert update(root, output) == (5, [1])
+    assert update(root, output) == (5, 1)
 
 
 def test_a_changed_shard_is_read_anew_and_each_image_keeps_one_row(root: Path, tmp_path: Path) -> None:
@@ -77,7 +75,7 @@ def test_a_changed_shard_is_read_anew_and_each_image_keeps_one_row(root: Path, t
     update(root, output)
     write_tar(root / "s.tar", {"zero.png": b"0" * 700, "one.png": b"abc"})
     os.utime(root / "s.tar", (1, 1))
-    assert update(root, output) == (3, [1])
+    assert update(root, output) == (3, 1)
     uris = [row["uri"].rsplit("/", 1)[-1] for row in rows(output)]
     assert uris == ["a.png", "s.tar#one.png", "s.tar#zero.png"]
     one = next(row for row in rows(output) if row["uri"].endswith("one.png"))
@@ -111,7 +109,7 @@ def test_a_first_catalog_that_is_cut_short_loses_nothing(tmp_path: Path, monkeyp
     root.mkdir()
     for shard in range(3):
         write_tar(root / f"{shard}.tar", {f"{i}.png": b"x" for i in range(10)})
-    monkeypatch.setattr(catalog, "ROWS_PER_FILE", 8)
+    monkeypatch.setattr(parts, "ROWS_PER_FILE", 8)
     put, files = Place.put, []
 
     def cut_short(self: Place, data: bytes) -> None:
