@@ -19,16 +19,20 @@ def members(file: io.RawIOBase, compressed: bool) -> Iterator[tuple[tarfile.TarI
     Raises:
         DAMAGE: the tar is damaged or ends early.
     """
-    stream: Any = gzip.GzipFile(fileobj=io.BufferedReader(file, BLOCK)) if compressed else file
-    mode: Any = {"mode": "r|", "bufsize": BLOCK} if compressed else {"mode": "r:"}
-    with tarfile.open(fileobj=stream, tarinfo=_Member, **mode) as tar:
-        while member := tar.next():
-            tar.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
-            if member.isfile():
-                yield member, tar
-        if compressed:
-            while stream.read(BLOCK):  # to the checksum
-                pass
+    stream = _Unpacked(file) if compressed else None
+    mode: Any = {"mode": "r|", "bufsize": BLOCK, "fileobj": stream} if stream else {"mode": "r:", "fileobj": file}
+    try:
+        with tarfile.open(tarinfo=_Member, **mode) as tar:
+            while member := tar.next():
+                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
+                if member.isfile():
+                    yield member, tar
+        while stream and stream.read(BLOCK):  # to the checksum
+            pass
+    except tarfile.TarError as error:
+        raise (stream and stream.damage) or error from None
+    if stream and stream.damage:
+        raise stream.damage
 
 
 def contents(file: io.RawIOBase, wanted: Mapping[int, int]) -> Iterator[tuple[int, bytes]]:
@@ -48,6 +52,22 @@ def contents(file: io.RawIOBase, wanted: Mapping[int, int]) -> Iterator[tuple[in
             left -= 1
             if not left:
                 return
+
+
+class _Unpacked:
+    """A gzip stream, unpacked. Where it is damaged it ends, so that nothing is lost of what comes before."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._stream = gzip.GzipFile(fileobj=io.BufferedReader(file, BLOCK))
+        self.damage: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        """Some bytes; none at the end."""
+        try:
+            return b"" if self.damage else self._stream.read1(size)
+        except DAMAGE as error:
+            self.damage = error
+            return b""
 
 
 class _Member(tarfile.TarInfo):
