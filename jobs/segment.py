@@ -44,6 +44,7 @@ CONFIGURABLE = (
     "precision",
     "limit",
     "glob",
+    "column",
     "max_pixels",
     "tile",
     "overlap",
@@ -84,8 +85,9 @@ def segment(
         list[str],
         typer.Argument(
             metavar="INPUT... OUTPUT",
-            help="One or more INPUTs: image files, folders or prefixes (s3://bucket/plates), globs, tar shards "
-            "(s3://bucket/shard-{000..127}.tar). Last, the OUTPUT folder or prefix.",
+            help="One or more INPUTs: image files, folders or prefixes (s3://bucket/plates), globs, shards "
+            "(s3://bucket/shard-{000..127}.tar, .tgz, .tar.gz, .parquet), or manifests of addresses (.txt, .csv, "
+            ".jsonl, .parquet). Last, the OUTPUT folder or prefix.",
             show_default=False,
         ),
     ],
@@ -105,7 +107,16 @@ def segment(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images an actor takes at once.")] = None,
     precision: Annotated[str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Arithmetic of the layers.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Do at most this many images now.")] = None,
-    glob: Annotated[str | None, typer.Option(help="Only files whose name matches, such as '*_w1.tif'.")] = None,
+    glob: Annotated[
+        str | None,
+        typer.Option(help="Only images whose file name matches, such as '*_w1.tif'; in a shard, the member's name."),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="The column of images in Parquet files, or of addresses in manifests. Default: the only one."
+        ),
+    ] = None,
     max_pixels: Annotated[
         int | None,
         typer.Option(
@@ -203,6 +214,7 @@ def segment(
         "precision": precision,
         "limit": limit,
         "glob": glob,
+        "column": column,
         "max_pixels": max_pixels,
         "tile": tile,
         "overlap": overlap,
@@ -225,6 +237,7 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
         precision=values["precision"],
         overrides=overrides,
         pattern=values["glob"],
+        column=values["column"],
         workers=_pool(values["workers"]),
         gpus_per_worker=values["gpus_per_worker"],
         batch_size=values["batch_size"],

@@ -22,7 +22,7 @@ from model.preset import Preset
 from pipeline import catalog, checkpoint, cluster, inputs, plan, results
 from pipeline.casualties import Casualties
 from pipeline.errors import InputError
-from pipeline.inputs import IMAGE_SUFFIXES
+from pipeline.kinds import IMAGE_SUFFIXES
 from pipeline.lease import Lease
 from pipeline.options import Options, Watcher, describe, difference
 from pipeline.progress import Progress
@@ -70,7 +70,7 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
     ):
         record |= _prepared(options, described, run_id, watcher)
         done = _settled(output, record)
-        record |= {"images_before": len(done), "catalogued": _catalogued(options, watcher)}
+        record |= {"images_before": len(done), "catalogued": _catalogued(options, done, watcher)}
         for round_ in range(ROUNDS):
             work = limited(catalog.slices(output, done, SLICE_IMAGES, SLICE_BYTES), options.limit)
             if not (left := sum(len(s.rows) for s in work)):
@@ -144,15 +144,22 @@ def _description(output: Place) -> dict[str, Any] | None:
         return None
 
 
-def _catalogued(options: Options, watcher: Watcher) -> int:
+def _catalogued(options: Options, done: np.ndarray, watcher: Watcher) -> int:
     """Brings the catalog up to date with the inputs; the images in it."""
     watcher.phase("listing inputs")
-    found = inputs.containers(options.inputs, options.output, options.pattern)
-    watcher.phase(f"cataloguing {len(found)} objects")
-    total = catalog.update(options.output, found, options.output.options, watcher.reading)
+    found = inputs.containers(options.inputs, options.output, options.pattern, options.column)
+    watcher.phase("cataloguing")
+    total = catalog.update(
+        options.output,
+        found,
+        done,
+        pattern=options.pattern,
+        column=options.column,
+        options=options.output.options,
+        report=watcher.reading,
+    )
     if not total:
-        looked = " ".join(IMAGE_SUFFIXES)
-        raise InputError(f"the {len(found)} shards under the INPUTs hold no images; looked for {looked}")
+        raise InputError(f"the shards under the INPUTs hold no images; looked for {' '.join(IMAGE_SUFFIXES)}")
     return total
 
 

@@ -25,6 +25,7 @@ class Options:
     precision: str = "auto"
     overrides: dict[str, Any] = field(default_factory=dict)
     pattern: str | None = None
+    column: str | None = None
     workers: tuple[int, int] | None = None
     gpus_per_worker: float = 1.0
     batch_size: int | None = None
