@@ -37,6 +37,36 @@ def show(record: dict[str, Any]) -> None:
         console.print("try the failed ones again with --retry-errors", soft_wrap=True)
 
 
+def show_plan(plan: dict[str, Any]) -> None:
+    """What a job would do, and the basis of the estimate with it."""
+    table = Table.grid(padding=(0, 2))
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in plan["kinds"].items())
+    table.add_row("catalogued", f"{plan['images']:,} images ({kinds})")
+    unsized = f" and {plan['unsized']:,} of unknown size" if plan["unsized"] else ""
+    table.add_row("left", f"{plan['left']:,} images, {decimal(plan['bytes'])}{unsized}")
+    if sample := plan["sample"]:
+        failed = f", {sample['failed']} of them failed" if sample["failed"] else ""
+        table.add_row(
+            "sample",
+            f"{sample['images']} images, {sample['seconds_per_image']:.3f} s and {sample['instances_per_image']:.0f} "
+            f"instances each{failed}, on {sample['device']} ({sample['cores']} cores)",
+        )
+        table.add_row("so here", f"{_duration(plan['seconds_here'])} on this machine alone")
+        table.add_row("results", f"about {decimal(int(plan['left'] * sample['bytes_per_row']))} before compression")
+    if plan["last_rate"] and plan["left"]:
+        took = _duration(plan["left"] / plan["last_rate"])
+        table.add_row("or", f"{took} at the last run's {plan['last_rate']:.2f} images/s")
+    console.print(table)
+
+
+def _duration(seconds: float) -> str:
+    """As a person says it: 50 s, 12 min, 3.4 h, 2.1 days."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def show_reasons(reasons: list[tuple[str, int]]) -> None:
     """The most frequent errors, on stderr."""
     table = Table.grid(padding=(0, 2))

@@ -25,7 +25,7 @@ from jobs.display import Display
 from jobs.last_words import last_words
 from model.tiles import Tiling
 from pipeline.errors import TooManyErrorsError
-from pipeline.job import Options, run
+from pipeline.job import Options, plan_of, run
 from pipeline.storage import place
 
 TOO_MANY_ERRORS = 3  # exit status: finished, with more error rows than --max-error-rate allows
@@ -176,6 +176,10 @@ def segment(
             "min_size=512, anchor_sizes=[[16],[32],[64],[128],[256]]. May be given several times.",
         ),
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Catalogue, say how much there is to do and how long it may take; do nothing."),
+    ] = False,
     storage_option: StorageOptions = None,
     config: Annotated[
         Path | None,
@@ -223,6 +227,7 @@ def segment(
         "retry_errors": retry_errors,
         "overwrite": overwrite,
         "yes": yes,
+        "plan": plan,
         "set": key_values(preset, "--set"),
     }
     _segment(places, values, storage_options(storage_option), as_json)
@@ -251,7 +256,7 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
     )
     try:
         with last_words(DIED), Display(values["yes"]) as display:
-            record = run(options, display)
+            record = plan_of(options, display) if values["plan"] else run(options, display)
     except TooManyErrorsError as error:
         err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
         report.show_reasons(error.reasons)
@@ -261,9 +266,13 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(record)
+    elif values["plan"]:
+        return report.show_plan(record)
     else:
         report.show(record)
     allowed = values["max_error_rate"]
+    if values["plan"]:
+        return None
     if allowed is not None and record["failed"] > allowed * max(record["done"], 1):
         err.print(f"{record['failed']} of {record['done']} images failed, more than --max-error-rate {allowed}")
         raise typer.Exit(TOO_MANY_ERRORS)

@@ -6,7 +6,7 @@ import json
 import re
 import time
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from model.preset import Preset
 from pipeline import catalog, checkpoint, cluster, inputs, plan, results
 from pipeline.casualties import Casualties
 from pipeline.errors import InputError
+from pipeline.estimate import estimate
 from pipeline.kinds import IMAGE_SUFFIXES
 from pipeline.lease import Lease
 from pipeline.options import Options, Watcher, describe, difference
@@ -33,7 +34,7 @@ from pipeline.stopping import Stopper
 from pipeline.storage import Place, explain
 from pipeline.watching import watched
 
-__all__ = ["Options", "Watcher", "run"]
+__all__ = ["Options", "Watcher", "plan_of", "run"]
 
 SLICE_IMAGES, SLICE_BYTES = 64, 32 << 20  # of one read task
 PARTS = 50  # results files of a run, at least: a restart repeats at most about that share of it
@@ -93,6 +94,23 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
             f"{output.url}: {record['left']:,} images have no row after {ROUNDS} rounds: start the same command again"
         )
     return record
+
+
+def plan_of(options: Options, watcher: Watcher) -> dict[str, Any]:
+    """Catalogues and says what `run` would do; segments nothing but a sample. See `pipeline.estimate`.
+
+    Raises:
+        InputError: an input, the output or an option cannot be used.
+        WeightsError: the checkpoint cannot be read or does not fit.
+    """
+    watcher.phase(f"checking weights {options.weights}")
+    weights, _ = _checked(options)
+    with Stopper() as stopper, Lease(options.output, "plan", stopper.stop, watcher.phase):
+        _prepared(replace(options, overwrite=False, retry_errors=False), describe(weights, options), "", watcher)
+        done = results.done_ids(options.output)
+        _catalogued(options, done, watcher)
+        watcher.phase("trying a few images")
+        return estimate(options, weights, done)
 
 
 def _checked(options: Options) -> tuple[Checkpoint, Preset]:
