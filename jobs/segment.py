@@ -266,13 +266,9 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(record)
-    elif values["plan"]:
-        return report.show_plan(record)
     else:
-        report.show(record)
-    allowed = values["max_error_rate"]
-    if values["plan"]:
-        return None
+        (report.show_plan if values["plan"] else report.show)(record)
+    allowed = None if values["plan"] else values["max_error_rate"]
     if allowed is not None and record["failed"] > allowed * max(record["done"], 1):
         err.print(f"{record['failed']} of {record['done']} images failed, more than --max-error-rate {allowed}")
         raise typer.Exit(TOO_MANY_ERRORS)
