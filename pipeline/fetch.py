@@ -59,7 +59,7 @@ class Fetch:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         with self.progress.stage("fetch") as passed:
             data, errors = self._read(batch)
-            passed["images"] = len(batch)
+            passed["images"], passed["bytes"] = len(batch), sum(len(d) for d in data if d)
         columns = [batch["image_id"], batch["uri"], pa.array(errors, pa.string()), pa.array(data, pa.large_binary())]
         yield pa.table(columns, schema=FETCHED)
 

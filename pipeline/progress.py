@@ -14,6 +14,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline import metrics
+
 
 @dataclass
 class Totals:
@@ -54,7 +56,7 @@ class Progress:
     """A handle to the counts that stages can carry to their workers. Reports are not waited for."""
 
     def __init__(self, board: Any) -> None:
-        self._board, self._last = board, Totals()
+        self._board, self._last, self._owed = board, Totals(), 0
 
     @classmethod
     def start(cls) -> Progress:
@@ -65,22 +67,32 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Counter[str]]:
-        """Times a piece of a stage's work; count its images in what this yields."""
+        """Times a piece of a stage's work; count its images in what this yields, and the bytes it fetches."""
         began, passed = time.perf_counter(), Counter[str]()
         yield passed
-        self._board.stage.remote(name, passed["images"], time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        metrics.stage(name, passed, seconds)
+        self._board.stage.remote(name, passed["images"], seconds)
 
     def segmented(self, errors: list[str | None], instances: int) -> None:
         """Counts images that have been through the network, or past it with an error."""
         kinds = Counter(error.split(":")[0] for error in errors if error is not None)
+        metrics.segmented(len(errors), instances, kinds)
         self._board.segmented.remote(len(errors), instances, kinds)
 
     def batches(self, images: int, slots: int, pixels: int, inputs: int) -> None:
         """Counts images in forward passes; see `Totals.batches`."""
-        self._board.batches.remote(Counter(images=images, slots=slots, pixels=pixels, inputs=inputs))
+        counts = Counter(images=images, slots=slots, pixels=pixels, inputs=inputs)
+        metrics.batches(counts)
+        self._board.batches.remote(counts)
+
+    def owes(self, images: int) -> None:
+        """States how many images are to come, for the driver's metrics."""
+        self._owed = self._last.images + images
 
     def read(self) -> Totals:
         """The counts now."""
         with suppress(RayError):  # counts for display are not worth a job
             self._last = ray.get(self._board.read.remote())
+            metrics.left(self._owed - self._last.images, self._last.passed)
         return self._last
