@@ -37,11 +37,12 @@ class Raylets:
     Attributes:
         environment: what a client of this cluster needs: its token, and where jobs are submitted.
         gcs: the address that nodes and drivers join.
+        folder: of all nodes; each has its own below it, named like the node.
         metrics: URL of the Prometheus endpoint of each node, by name; "head" is one.
     """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="mfc-"))  # short: sockets live below it
+        self.folder = Path(tempfile.mkdtemp(prefix="mfc-"))  # short: sockets live below it
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.gcs, self.metrics = f"{HOST}:{free_port()}", dict[str, str]()
         self.dashboard = f"http://{HOST}:{free_port()}"
@@ -93,7 +94,7 @@ class Raylets:
         for name in reversed(list(self._nodes)):
             with suppress(psutil.NoSuchProcess):
                 self.remove(name)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes that are alive, as Ray's state API tells them."""
@@ -148,9 +149,9 @@ class Raylets:
 
     def _start(self, name: str, *arguments: str) -> None:
         metrics = free_port()
-        own = ["--node-ip-address", HOST, "--temp-dir", str(self._folder / name), "--block", *arguments]
+        own = ["--node-ip-address", HOST, "--temp-dir", str(self.folder / name), "--block", *arguments]
         own += ["--metrics-export-port", str(metrics), "--dashboard-agent-listen-port", str(free_port())]
-        log = self._folder / f"{name}.log"
+        log = self.folder / f"{name}.log"
         with log.open("wb") as out:
             self._nodes[name] = subprocess.Popen(
                 [RAY, "start", *own], env=self.environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL
