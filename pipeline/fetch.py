@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import parquet_images, reading, tar
 from pipeline.catalog import ASSUMED, STREAMED
@@ -41,7 +42,8 @@ class Fetch:
         while True:
             with self.progress.stage("fetch") as passed:
                 table = next(tables, None)
-                passed["images"] = 0 if table is None else len(table)
+                if table is not None:
+                    passed["images"], passed["bytes"] = len(table), pc.sum(pc.binary_length(table["data"])).as_py() or 0
             if table is None:
                 return
             yield table
