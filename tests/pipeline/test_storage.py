@@ -48,7 +48,7 @@ def test_options_are_not_shown() -> None:
         (PermissionError("Forbidden"), "access denied"),
         (FileNotFoundError("bucket"), "no such bucket"),
         (ConnectionRefusedError("x"), "cannot be reached"),
-        (OSError("odd\nthing"), "cannot be read"),
+        (OSError("odd\nthing"), "cannot be used"),
     ],
 )
 def test_errors_become_a_line_with_a_remedy(error: Exception, says: str) -> None:
