@@ -195,7 +195,9 @@ def _segment(
     """Runs the plan on what is left; its speed and the figures of its stages."""
     left, began = sum(len(s.rows) for s in work), time.monotonic()
     checkpoint.configure(context, options.output)
-    network = Network(ray.put(weights), options.precision, options.compiled, options.tiling, options.overrides)
+    network = Network(
+        ray.put(weights), options.precision, options.compiled, options.tiling, options.nvjpeg, options.overrides
+    )
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
     resources = cluster.resources(options.workers, options.gpus_per_worker, options.batch_size)
     progress, casualties = Progress.start(), Casualties.start()

@@ -42,7 +42,7 @@ def execute(
         num_cpus=resources.task_cpus,
     )
     dataset = dataset.map_batches(Fetch(output.options, progress), **light)
-    decode = Decode(preset, max_pixels, network.tiling, progress, casualties)
+    decode = Decode(preset, max_pixels, network.tiling, network.nvjpeg, progress, casualties)
     dataset = dataset.map_batches(decode, **light)
     dataset = dataset.map_batches(
         Segment,
