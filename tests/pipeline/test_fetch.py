@@ -15,10 +15,11 @@ from s3fs import S3FileSystem
 
 from jobs.s3_server import S3Server
 from pipeline import catalog
+from pipeline.contents import fetched
 from pipeline.errors import InputError
-from pipeline.fetch import fetched
 from pipeline.inputs import containers
-from pipeline.lookup import image_bytes
+from pipeline.lookup import file_addresses, image_bytes
+from pipeline.matching import match
 from pipeline.reading import GAP, LARGEST, merge
 from pipeline.schema import image_id
 from pipeline.source import _read
@@ -207,3 +208,16 @@ def test_a_store_that_is_down_is_waited_for_and_then_stops_the_job(
         of_kind = rows.filter(pa.compute.equal(rows["kind"], kind))
         with pytest.raises(InputError, match="cannot be reached"):
             list(fetched(of_kind, nowhere, patience=0.5))
+
+
+def test_rows_of_parquet_files_match_annotations_by_their_paths(tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    rows = [{"bytes": b"1", "path": "a/x.png"}, {"bytes": b"2", "path": None}]
+    (tmp_path / "f.parquet").write_bytes(parquet_of({"image": rows}, 1))
+    (tmp_path / "x.tgz").write_bytes(tar_of({"b/x.png": b"3"}, compress=True))
+    assert file_addresses(output) == {}
+    catalog.update(output, containers([place(tmp_path / n) for n in ("f.parquet", "x.tgz")], output))
+    found = file_addresses(output)
+    assert found == {image_id(f"{tmp_path}/f.parquet#0/0"): f"{tmp_path}/f.parquet/a/x.png"}
+    uris = [*found.values(), f"{tmp_path}/f.parquet#1/0", f"{tmp_path}/x.tgz#b/x.png"]
+    assert match(uris, ["b/x.png", "a/x.png"]) == {0: 2, 1: 0}
