@@ -164,7 +164,10 @@ def _bombs() -> dict[str, bytes]:
         "bomb-text.png": png(10, 10, 8, 2, zeros(310), text),
         "bomb-profile.png": png(10, 10, 8, 2, zeros(310), profile),
         "bomb-canvas.gif": b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b"\x2c" + bytes(9) + b"\x02\x00;",
-        "bomb-frame.gif": b"GIF89a" + struct.pack("<HHBBB", 4, 4, 0, 0, 0) + b"\x2c" + b"\0\0\0\0\xff\xff\xff\xff\0\x02\0;",
+        "bomb-frame.gif": b"GIF89a"
+        + struct.pack("<HHBBB", 4, 4, 0, 0, 0)
+        + b"\x2c"
+        + b"\0\0\0\0\xff\xff\xff\xff\0\x02\0;",
         "bomb.bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 60_000, -60_000, 1, 24, 0, 0, 0, 0, 0, 0),
         "bomb-loop.tif": loop,
         "bomb-entries.tif": many,

@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 240.0  # seconds: far more than any wait takes on a slow machine
 
 
-def wait_for(happened: Callable[[], Any], what: str, seconds: float = PATIENCE, unless: Callable[[], Any] = bool) -> Any:
+def wait_for(
+    happened: Callable[[], Any], what: str, seconds: float = PATIENCE, unless: Callable[[], Any] = bool
+) -> Any:
     """The first true value of `happened`.
 
     Raises:
