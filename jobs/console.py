@@ -26,7 +26,8 @@ StorageOptions = Annotated[
     typer.Option(
         "--storage-option",
         metavar="KEY=VALUE",
-        help="An fsspec storage option, such as anon=true or profile=lab. May be given several times.",
+        help="An fsspec storage option, such as anon=true or profile=lab; s3.anon=true is for s3:// alone. May be "
+        "given several times.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]

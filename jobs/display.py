@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 
+import typer
 from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
@@ -13,16 +15,21 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.console import err
-from pipeline.job import Watcher
+from pipeline.options import Watcher
 from pipeline.progress import Totals
 
 LINE_SECONDS = 10.0
 
 
 class Display(Watcher):
-    """Shows a job on stderr, so that stdout stays free for results. Use it as a context manager."""
+    """Shows a job on stderr, so that stdout stays free for results. Use it as a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        yes: the answer to what it would ask.
+    """
+
+    def __init__(self, yes: bool = False) -> None:
+        self._yes = yes
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -53,6 +60,16 @@ class Display(Watcher):
         err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {escape(text)}", soft_wrap=True)
         self._bar.reset(self._task, description=escape(text), total=None, completed=0, rate="", eta="")
         self._began = self._last_line = time.monotonic()
+
+    def confirm(self, question: str) -> bool:
+        """Asks on the terminal, unless it was answered on the command line; where nobody can answer it is no."""
+        if self._yes:
+            return True
+        if not sys.stdin.isatty():
+            err.print(f"{escape(question)} Nobody is here to ask: answer with --yes", soft_wrap=True)
+            return False
+        self._live.stop()
+        return typer.confirm(question, err=True)
 
     def reading(self, done: int, total: int) -> None:
         """The catalog grows."""

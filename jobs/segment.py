@@ -8,14 +8,12 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.markup import escape
-from rich.table import Table
 
+from jobs import report
 from jobs.console import (
     USAGE,
     AsJson,
     StorageOptions,
-    console,
     err,
     errors_to_exit,
     fail,
@@ -24,12 +22,18 @@ from jobs.console import (
     storage_options,
 )
 from jobs.display import Display
+from jobs.last_words import last_words
 from model.tiles import Tiling
-from pipeline.job import Options, run
+from pipeline.errors import TooManyErrorsError
+from pipeline.job import Options, plan_of, run
 from pipeline.storage import place
 
 TOO_MANY_ERRORS = 3  # exit status: finished, with more error rows than --max-error-rate allows
 INTERRUPTED = 130
+DIED = (
+    "error: the job's process died (Ray's node manager beside it died, or the system killed it: out of memory?); "
+    "nothing finished is lost: the same command continues"
+)
 CONFIGURABLE = (
     "weights",
     "min_score",
@@ -40,11 +44,13 @@ CONFIGURABLE = (
     "precision",
     "limit",
     "glob",
+    "column",
     "max_pixels",
     "tile",
     "overlap",
     "compile",
     "max_error_rate",
+    "retry_errors",
     "set",
 )
 
@@ -79,8 +85,9 @@ def segment(
         list[str],
         typer.Argument(
             metavar="INPUT... OUTPUT",
-            help="One or more INPUTs: image files, folders or prefixes (s3://bucket/plates), globs, tar shards "
-            "(s3://bucket/shard-{000..127}.tar). Last, the OUTPUT folder or prefix.",
+            help="One or more INPUTs: image files, folders or prefixes (s3://bucket/plates), globs, shards "
+            "(s3://bucket/shard-{000..127}.tar, .tgz, .tar.gz, .parquet), or manifests of addresses (.txt, .csv, "
+            ".jsonl, .parquet). Last, the OUTPUT folder or prefix.",
             show_default=False,
         ),
     ],
@@ -100,7 +107,16 @@ def segment(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images an actor takes at once.")] = None,
     precision: Annotated[str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Arithmetic of the layers.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Do at most this many images now.")] = None,
-    glob: Annotated[str | None, typer.Option(help="Only files whose name matches, such as '*_w1.tif'.")] = None,
+    glob: Annotated[
+        str | None,
+        typer.Option(help="Only images whose file name matches, such as '*_w1.tif'; in a shard, the member's name."),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="The column of images in Parquet files, or of addresses in manifests. Default: the only one."
+        ),
+    ] = None,
     max_pixels: Annotated[
         int | None,
         typer.Option(
@@ -132,8 +148,25 @@ def segment(
         bool, typer.Option("--compile", help="Compile the network for each input shape (torch.compile).")
     ] = False,
     max_error_rate: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Exit with status 3 if a larger share of images failed.")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Exit with status 3 if a larger share of images failed; stop as soon as that is plain.",
+        ),
     ] = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Also do the images again whose row is an error.")
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Where OUTPUT holds results of other weights or settings, move them to OUTPUT/replaced and begin "
+            "anew. Asks first.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer the question of --overwrite.")] = False,
     preset: Annotated[
         list[str] | None,
         typer.Option(
@@ -143,6 +176,10 @@ def segment(
             "min_size=512, anchor_sizes=[[16],[32],[64],[128],[256]]. May be given several times.",
         ),
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Catalogue, say how much there is to do and how long it may take; do nothing."),
+    ] = False,
     storage_option: StorageOptions = None,
     config: Annotated[
         Path | None,
@@ -181,11 +218,16 @@ def segment(
         "precision": precision,
         "limit": limit,
         "glob": glob,
+        "column": column,
         "max_pixels": max_pixels,
         "tile": tile,
         "overlap": overlap,
         "compile": compiled,
         "max_error_rate": max_error_rate,
+        "retry_errors": retry_errors,
+        "overwrite": overwrite,
+        "yes": yes,
+        "plan": plan,
         "set": key_values(preset, "--set"),
     }
     _segment(places, values, storage_options(storage_option), as_json)
@@ -200,6 +242,7 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
         precision=values["precision"],
         overrides=overrides,
         pattern=values["glob"],
+        column=values["column"],
         workers=_pool(values["workers"]),
         gpus_per_worker=values["gpus_per_worker"],
         batch_size=values["batch_size"],
@@ -207,43 +250,32 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
         tiling=_tiling(values["tile"], values["overlap"]),
         max_pixels=values["max_pixels"],
         limit=values["limit"],
+        retry_errors=values["retry_errors"],
+        max_error_rate=values["max_error_rate"],
+        overwrite=values["overwrite"],
     )
     try:
-        with Display() as display:
-            record = run(options, display)
+        with last_words(DIED), Display(values["yes"]) as display:
+            record = plan_of(options, display) if values["plan"] else run(options, display)
+    except TooManyErrorsError as error:
+        err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        report.show_reasons(error.reasons)
+        raise typer.Exit(TOO_MANY_ERRORS) from None
     except KeyboardInterrupt:
         err.print("stopped; nothing finished is lost: the same command continues")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(record)
+    elif values["plan"]:
+        return report.show_plan(record)
     else:
-        _report(record)
+        report.show(record)
     allowed = values["max_error_rate"]
+    if values["plan"]:
+        return None
     if allowed is not None and record["failed"] > allowed * max(record["done"], 1):
         err.print(f"{record['failed']} of {record['done']} images failed, more than --max-error-rate {allowed}")
         raise typer.Exit(TOO_MANY_ERRORS)
-
-
-def _report(record: dict[str, Any]) -> None:
-    """What was done, in a few lines on stdout."""
-    output = record["options"]["output"]
-    if not record["images_to_do"]:
-        console.print(f"nothing to do: all {record['catalogued']:,} images have their row in {escape(output)}")
-    table = Table.grid(padding=(0, 2))
-    table.add_row("images", f"{record['done']:,} of {record['catalogued']:,} done, {record['images_to_do']:,} now")
-    if record.get("instances") is not None:
-        table.add_row("instances", f"{record['instances']:,}")
-    table.add_row("failed", f"{record['failed']:,}")
-    for kind, count in sorted(record["errors"].items(), key=lambda item: -item[1]):
-        table.add_row("", escape(f"{count:,} {kind}"))
-    if "batch_fill" in record:
-        table.add_row(
-            "batches", f"{record['batch_fill']:.0%} full, {record['padding_waste']:.1%} of their pixels padding"
-        )
-    if "images_per_second" in record:
-        table.add_row("speed", f"{record['images_per_second']:.2f} images/s, {record['seconds']:.0f} s in all")
-    console.print(table)
-    console.print(escape(f"results    {output}/results/*.parquet"), soft_wrap=True)
 
 
 def _tiling(size: int | None, overlap: int | None) -> Tiling | None:

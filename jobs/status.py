@@ -6,12 +6,14 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from jobs.console import AsJson, StorageOptions, console, errors_to_exit, print_json, storage_options
+from pipeline import lease
 from pipeline.readback import Counts, counts, run_records
-from pipeline.storage import place
+from pipeline.storage import Place, place
 
 
 @errors_to_exit
@@ -26,16 +28,33 @@ def status(
     runs as well as years later.
     """
     where = place(output, storage_options(storage_option))
-    now, records = counts(where), run_records(where)
+    now, records, running = counts(where), run_records(where), _running(where)
     last = records[-1] if records else None
     if as_json:
-        print_json({"output": where.url, **asdict(now), "runs": len(records), "last_run": last})
+        print_json({"output": where.url, **asdict(now), "runs": len(records), "last_run": last, "running": running})
         return
     _show(now)
+    if running:
+        console.print(_now(running), soft_wrap=True)
     if last:
         console.print(_last_run(last), soft_wrap=True)
     else:
         console.print("no run has ended yet")
+
+
+def _running(output: Place) -> dict[str, Any] | None:
+    """The lease of the job that is writing to the output now, if one is."""
+    held = lease.read(output)
+    return held if held and lease.lives(held) else None
+
+
+def _now(held: dict[str, Any]) -> str:
+    """Who writes to the output now, and what it said last, in a line."""
+    parts = [f"running: {held['user']} on {held['host']}, process {held['pid']}, since {held['started'][:19]} UTC"]
+    if said := held["progress"]:
+        parts.append(f"{said['images']:,} of {said['left']:,} images at {said['images_per_second']:.2f} images/s")
+        parts.append(f"{said['failed']:,} failed")
+    return escape(", ".join(parts))
 
 
 def _show(now: Counts) -> None:

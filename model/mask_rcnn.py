@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.boxes import at_least, best_after_nms, clip, decode
+from model.feed import ahead, pinned
 from model.fold import fold_batch_norm
 from model.fpn import pyramid_of, trunk_with_pyramid
 from model.fuse import fuse, fusible
@@ -177,12 +178,16 @@ class MaskRCNN(nn.Module):
         sizes = sizes or [(t.shape[0], t.shape[1]) for t in tensors]
         resized = [resized_size(*size, self.preset) for size in sizes]
         results: dict[int, Detections] = {}
-        for chosen in batches(resized, self.preset, batch_size):
-            chosen_sizes = [resized[i] for i in chosen]
-            batch = to_input([tensors[i] for i in chosen], chosen_sizes, self.preset, self.device, self.exact)
-            inner = torch.tensor([resized[i] for i in chosen], device=self.device)
-            outer = torch.tensor([sizes[i] for i in chosen], device=self.device)
-            results.update(zip(chosen, _split(self(batch, inner), inner, outer), strict=True))
+
+        def make(chosen: list[int]) -> Tensor:
+            uploads = [pinned(tensors[i], self.device) for i in chosen]
+            return to_input(uploads, [resized[i] for i in chosen], self.preset, self.device, self.exact)
+
+        for chosen, batch in ahead(batches(resized, self.preset, batch_size), make, self.device):
+            inner = torch.tensor([resized[i] for i in chosen])
+            outer = torch.tensor([sizes[i] for i in chosen])
+            found = self(batch, inner.to(self.device, non_blocking=True))
+            results.update(zip(chosen, _split(found, inner, outer), strict=True))
         return [results[i] for i in range(len(images))]
 
 
@@ -200,10 +205,18 @@ def batches(sizes: Sequence[tuple[int, int]], preset: Preset, batch_size: int) -
 
 def _split(output: tuple[Tensor, Tensor, Tensor, Tensor], inner: Tensor, outer: Tensor) -> list[Detections]:
     """One `Detections` an image, its boxes taken from input pixels (`inner`) to original ones (`outer`)."""
-    rois, scores, labels, masks = output
+    rois, scores, labels, masks = _downloaded(*output)
     ratio = outer.float() / inner.float()  # (B, 2) as (y, x)
     image = rois[:, 0].long()
     boxes = rois[:, 1:] * ratio[image][:, [1, 0, 1, 0]]
     counts = torch.bincount(image, minlength=len(inner)).tolist()
-    parts = (t.cpu().split(counts) for t in (boxes, scores, labels, masks))
+    parts = (t.split(counts) for t in (boxes, scores, labels, masks))
     return [Detections(*fields) for fields in zip(*parts, strict=True)]
+
+
+def _downloaded(rois: Tensor, scores: Tensor, labels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A batch's output on the CPU, from a GPU in one transfer: each one waits for all work before it."""
+    if not rois.is_cuda:
+        return rois, scores, labels, masks
+    packed = torch.cat([rois, scores[:, None], labels[:, None].float(), masks.flatten(1)], 1).cpu()
+    return packed[:, :5], packed[:, 5], packed[:, 6].long(), packed[:, 7:].reshape(masks.shape)

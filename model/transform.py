@@ -87,8 +87,8 @@ def to_input(
         if preset.resize != "float" and image.shape[:2] != (height, width):
             image = resized(image, (height, width), preset)
         if not exact:
-            image = _bilinear(image.to(device), (height, width))
-        pixels = (image.to(device).permute(2, 0, 1).float() / 255 - mean) / std
+            image = _bilinear(image.to(device, non_blocking=True), (height, width))
+        pixels = (image.to(device, non_blocking=True).permute(2, 0, 1).float() / 255 - mean) / std
         if pixels.shape[1:] != (height, width):
             pixels = F.interpolate(pixels[None], (height, width), mode="bilinear")[0]
         row[:, :height, :width] = pixels

@@ -1,24 +1,25 @@
-"""Ray Data's checkpoint, and the ids that are done.
+"""Ray Data's checkpoint, with which it writes each results file in two phases; see `pipeline.results`.
 
-Ray Data writes each results file in two phases: the ids as a pending checkpoint, the data file, then the
-pending file is renamed. So after the data files of pending checkpoints have been deleted, what lies
-under results/ is exactly what was committed, and one columnar read of it says what is done. The plan is
-then fed only what is left, and needs no filter operator of its own.
+The plan is fed only what is left, and so needs no filter operator of its own.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
-from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 from ray.data.context import DataContext
 
 from pipeline.storage import Place
+
+# What s3fs, gcsfs and adlfs say of a store that is away or overloaded, so that a write is tried again.
+PASSING = (
+    r"EndpointConnectionError|ConnectTimeoutError|ReadTimeoutError|ConnectionClosedError|HTTPClientError",
+    r"Client\w*Error: Cannot connect|ServerDisconnected|[Cc]onnection reset|[Bb]roken pipe|IncompleteRead|TimeoutError",
+    r"SlowDown|reduce your request rate|Service ?Unavailable|InternalError|RequestTimeout|\[Errno (5|16)\]",
+)
 
 
 class CleaningManager(IdColumnCheckpointManager):
@@ -42,25 +43,5 @@ def configure(context: DataContext, output: Place) -> CheckpointConfig:
         override_filesystem=output.arrow(),
         checkpoint_manager_cls=CleaningManager,
     )
+    context.retried_io_errors = list(dict.fromkeys([*context.retried_io_errors, *PASSING]))
     return context.checkpoint_config
-
-
-def needs_cleaning(output: Place) -> bool:
-    """Whether a killed run has left something half written."""
-    return bool(output.join("_checkpoint").list(f"{PENDING_CHECKPOINT_SUFFIX}.parquet"))
-
-
-def clean(context: DataContext, output: Place) -> None:
-    """Removes it, as a Ray task."""
-    results = output.join("results")
-    CleaningManager(configure(context, output), context).load_checkpoint(results.path, results.arrow())
-
-
-def done_ids(output: Place) -> np.ndarray:
-    """int64, sorted: the images that have their row. True once nothing half written is left."""
-    results = output.join("results")
-    files = [p.path for p in results.list(".parquet")]
-    if not files:
-        return np.zeros(0, np.int64)
-    table = pads.dataset(files, filesystem=results.arrow(), format="parquet").to_table(columns=["image_id"])
-    return np.sort(table["image_id"].to_numpy())

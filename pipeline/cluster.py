@@ -95,6 +95,7 @@ def _start_here() -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _stderr_away():
         ray.init(
+            "local",  # whatever other cluster this machine may run
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,

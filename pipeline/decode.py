@@ -21,12 +21,14 @@ from PIL import Image, UnidentifiedImageError
 from model.preset import Preset
 from model.tiles import Box, Crop, Tiling
 from model.transform import shrink
+from pipeline.casualties import Casualties, trusted
 from pipeline.progress import Progress
 from pipeline.storage import one_line
 
 Image.init()  # all decoders, so that `formats` may name them
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below, and is an error row rather than a warning
 BLOCK = 32 << 20  # bytes after which a task ends a block and begins another
+STRIP = 256  # rows
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of one channel of more than 8 bits
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 DECODED = pa.schema(
@@ -55,21 +57,28 @@ class Decode:
     block of the job by far, and the actor wants a tile at a time.
     """
 
-    def __init__(self, preset: Preset, max_pixels: int, tiling: Tiling | None, progress: Progress) -> None:
-        self.preset, self.max_pixels, self.tiling, self.progress = preset, max_pixels, tiling, progress
+    def __init__(
+        self, preset: Preset, max_pixels: int, tiling: Tiling | None, progress: Progress, casualties: Casualties
+    ) -> None:
+        self.preset, self.max_pixels, self.tiling = preset, max_pixels, tiling
+        self.progress, self.casualties = progress, casualties
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         torch.set_num_threads(1)  # many of these tasks run side by side
         waiting = batch.to_pylist()[::-1]
-        while waiting:
-            rows: list[dict[str, Any]] = []
-            size = 0
-            with self.progress.stage("decode") as passed:
-                while waiting and size < BLOCK:
-                    rows.append(self._decode(waiting.pop()))
-                    size += len(rows[-1].get("pixels") or rows[-1].get("encoded") or b"")
-                passed["images"] = len(rows)
-            yield pa.Table.from_pylist(rows, schema=DECODED)
+        with self.casualties.batch("decode", batch["image_id"].to_pylist()) as suspected:
+            alone = suspected or trusted
+            while waiting:
+                rows: list[dict[str, Any]] = []
+                size = 0
+                with self.progress.stage("decode") as passed:
+                    while waiting and size < BLOCK:
+                        row = waiting.pop()
+                        with alone(row["image_id"]) as error:
+                            rows.append(self._decode(row if error is None else row | {"error": error}))
+                        size += len(rows[-1].get("pixels") or rows[-1].get("encoded") or b"")
+                    passed["images"] = len(rows)
+                yield pa.Table.from_pylist(rows, schema=DECODED)
 
     def _decode(self, row: dict[str, Any]) -> dict[str, Any]:
         done = {"image_id": row["image_id"], "uri": row["uri"], "error": row["error"]}
@@ -152,15 +161,17 @@ def cropper(image: Image.Image) -> Crop:
 
 def _extremes(values: np.ndarray) -> tuple[float, float]:
     """Minimum and maximum, of NaN as 0."""
-    if values.dtype.kind == "f":
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         values = np.nan_to_num(values)
     return float(values.min()), float(values.max())
 
 
 def _stretch(values: np.ndarray, extremes: tuple[float, float]) -> np.ndarray:
     """Values of any depth as uint8, linearly from the image's minimum and maximum; a flat image is black."""
-    values = np.nan_to_num(values.astype(np.float64))
     low, high = extremes
-    if high == low:
-        return np.zeros(values.shape, np.uint8)
-    return ((values - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
+    grey = np.zeros(values.shape, np.uint8)
+    if high > low:
+        for start in range(0, len(values), STRIP):  # of a whole image the float64 would be the largest part
+            strip = np.nan_to_num(values[start : start + STRIP].astype(np.float64))
+            grey[start : start + STRIP] = (strip - low) * (255 / (high - low)) + 0.5
+    return grey

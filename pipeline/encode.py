@@ -12,6 +12,7 @@ from model import RleError, rle
 from model.preset import Preset
 from model.seams import Instances, join
 from model.tiles import Tiling
+from pipeline.casualties import Casualties, trusted
 from pipeline.progress import Progress
 from pipeline.schema import RESULTS, described
 
@@ -21,14 +22,25 @@ LISTS = ("category_id", "category", "score", "bbox", "area", "rle")
 class Encode:
     """A batch of segmented rows in, finished rows out, in the schema of `pipeline.schema.RESULTS`."""
 
-    def __init__(self, preset: Preset, tiling: Tiling | None, description: dict[str, Any], progress: Progress) -> None:
-        self.preset, self.tiling, self.progress = preset, tiling, progress
+    def __init__(
+        self,
+        preset: Preset,
+        tiling: Tiling | None,
+        description: dict[str, Any],
+        progress: Progress,
+        casualties: Casualties,
+    ) -> None:
+        self.preset, self.tiling, self.progress, self.casualties = preset, tiling, progress, casualties
         self.schema = described(RESULTS, description)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         torch.set_num_threads(1)
-        with self.progress.stage("encode") as passed:
-            rows = [self._encode(row) for row in batch.to_pylist()]
+        rows = []
+        ids = batch["image_id"].to_pylist()
+        with self.casualties.batch("encode", ids) as suspected, self.progress.stage("encode") as passed:
+            for row in batch.to_pylist():
+                with (suspected or trusted)(row["image_id"]) as error:
+                    rows.append(self._encode(row if error is None else row | {"error": error}))
             passed["images"] = len(rows)
         return pa.Table.from_pylist(rows, schema=self.schema)
 

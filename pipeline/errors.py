@@ -6,3 +6,15 @@ class InputError(Exception):
 
     The message is one line that names the thing and says the remedy. It never holds a credential.
     """
+
+
+class TooManyErrorsError(Exception):
+    """So many images fail that the job's input is plainly wrong.
+
+    Attributes:
+        reasons: the most frequent ones with their counts, most frequent first.
+    """
+
+    def __init__(self, message: str, reasons: list[tuple[str, int]]) -> None:
+        super().__init__(message)
+        self.reasons = reasons

@@ -1,30 +1,20 @@
-"""Bytes of images from their stores: ranged reads, neighbours in a shard in one request."""
+"""Bytes of images from their stores: neighbours in a shard in one request, what must be streamed once through."""
 
 from __future__ import annotations
 
-import errno
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline import parquet_images, reading, tar
+from pipeline.catalog import ASSUMED, STREAMED
+from pipeline.errors import InputError
 from pipeline.progress import Progress
-from pipeline.storage import Place, error_code, explain, one_line
+from pipeline.reading import PATIENCE, ObjectError, ObjectFile, Range, merge, or_error, patiently
+from pipeline.storage import Place, family, one_line
 
-GAP = 64 << 10  # bytes between two members worth reading along: a request costs more than they do
-LARGEST = 32 << 20  # bytes in one request
-PATIENCE = 180.0  # seconds for which a store may be out of reach before the job stops
-# S3's word that it is we who are refused, or the bucket is gone: no fault of one image.
-REFUSALS = {
-    "ExpiredToken",
-    "InvalidToken",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "RequestTimeTooSkewed",
-    "NoSuchBucket",
-}
+IMAGES, BYTES = 64, 32 << 20  # of one table, by the catalog's lengths
 FETCHED = pa.schema(
     [
         ("image_id", pa.int64()),
@@ -35,18 +25,8 @@ FETCHED = pa.schema(
 )
 
 
-@dataclass
-class Range:
-    """One request: bytes `start` to `stop` of `path`, and the rows of the batch that lie in it."""
-
-    path: str
-    start: int
-    stop: int
-    rows: list[int]
-
-
 class Fetch:
-    """A batch of catalog rows in, the same rows with their bytes out.
+    """A batch of catalog rows in, the same rows with their bytes out, in tables of bounded size.
 
     An object that is gone or forbidden is an error of its images. Credentials that are no longer good, or
     a store that does not answer, are not: the one stops the job, the other is asked again with growing
@@ -57,77 +37,174 @@ class Fetch:
         self.options, self.progress = options, progress
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        with self.progress.stage("fetch") as passed:
-            data, errors = self._read(batch)
-            passed["images"] = len(batch)
-        columns = [batch["image_id"], batch["uri"], pa.array(errors, pa.string()), pa.array(data, pa.large_binary())]
-        yield pa.table(columns, schema=FETCHED)
+        tables = fetched(batch, self.options)
+        while True:
+            with self.progress.stage("fetch") as passed:
+                table = next(tables, None)
+                passed["images"] = 0 if table is None else len(table)
+            if table is None:
+                return
+            yield table
 
-    def _read(self, batch: pa.Table) -> tuple[list[bytes | None], list[str | None]]:
-        data: list[bytes | None] = [None] * len(batch)
-        errors: list[str | None] = batch["error"].to_pylist()
-        urls, offsets, lengths = (batch[c].to_pylist() for c in ("container", "offset", "length"))
-        for i, length in enumerate(lengths):
-            if errors[i] is None and length == 0:
-                errors[i] = "EmptyFile: 0 bytes"
-        rows = [i for i, error in enumerate(errors) if error is None]
+
+def fetched(rows: pa.Table, options: dict[str, Any], patience: float = PATIENCE) -> Iterator[pa.Table]:
+    """Catalog rows with their bytes, in the schema `FETCHED`.
+
+    Which rows make a table depends on the rows alone and on nothing that a store answers: Ray may run a task
+    again, and then takes the first table of the second attempt for the first of the first, and so on.
+
+    Raises:
+        InputError: a store refuses us, or did not answer for `patience` seconds.
+    """
+    for run in _runs(rows):
+        source: _Ranged | _Streamed = (_Streamed if run["kind"][0].as_py() in STREAMED else _Ranged)(
+            run, options, patience
+        )
+        for start, stop in _cuts(run["length"].to_pylist()):
+            group = run.slice(start, stop - start)
+            data, errors = source.take(start, stop)
+            _verify(group, data, errors, options, patience)
+            columns = [
+                group["image_id"],
+                group["uri"],
+                pa.array(errors, pa.string()),
+                pa.array(data, pa.large_binary()),
+            ]
+            yield pa.table(columns, schema=FETCHED)
+
+
+def _runs(rows: pa.Table) -> Iterator[pa.Table]:
+    """Rows that are read together: neighbours of one streamed container, in its order, or of none."""
+    kinds, containers = rows["kind"].to_pylist(), rows["container"].to_pylist()
+    groups = [container if kind in STREAMED else None for kind, container in zip(kinds, containers, strict=True)]
+    start = 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or groups[i] != groups[start]:
+            run = rows.slice(start, i - start)
+            yield run if groups[start] is None else run.sort_by([("part", "ascending"), ("offset", "ascending")])
+            start = i
+
+
+def _cuts(lengths: list[int | None]) -> Iterator[tuple[int, int]]:
+    """(start, stop) of tables of bounded size."""
+    start = total = 0
+    for i, length in enumerate(lengths):
+        size = ASSUMED if length is None else length
+        if i > start and (i - start >= IMAGES or total + size > BYTES):
+            yield start, i
+            start, total = i, 0
+        total += size
+    if start < len(lengths):
+        yield start, len(lengths)
+
+
+Contents = tuple[list[bytes | None], list[str | None]]  # data and error of each row
+
+
+class _Ranged:
+    """Loose images whole, members of tars in ranges."""
+
+    def __init__(self, run: pa.Table, options: dict[str, Any], patience: float) -> None:
+        self.run, self.options, self.patience = run, options, patience
+
+    def take(self, start: int, stop: int) -> Contents:
+        """What rows `start` to `stop` hold."""
+        rows = (
+            self.run.slice(start, stop - start).select(["container", "kind", "offset", "length", "error"]).to_pylist()
+        )
+        data: list[bytes | None] = [None] * len(rows)
+        errors: list[str | None] = [row["error"] for row in rows]
         by_store: dict[str, list[int]] = {}
-        for i in rows:
-            by_store.setdefault(urls[i].split("://")[0] if "://" in urls[i] else "file", []).append(i)
-        for members in by_store.values():
-            place = Place(urls[members[0]], self.options)
-            paths = {i: Place(urls[i], self.options).path for i in members}
-            ranges = merge([(paths[i], offsets[i], lengths[i], i) for i in members])
-            for wanted, got in zip(ranges, _patiently(place, ranges), strict=True):
+        for i, row in enumerate(rows):
+            if row["kind"] == "tar" and row["length"] == 0:
+                errors[i] = errors[i] or EMPTY
+            if errors[i] is None:
+                by_store.setdefault(family(Place(row["container"]).protocol), []).append(i)
+        for chosen in by_store.values():
+            places = {i: Place(rows[i]["container"], self.options) for i in chosen}
+            members = [
+                (places[i].path, rows[i]["offset"], rows[i]["length"], i) for i in chosen if rows[i]["kind"] == "tar"
+            ]
+            # An image of its own is what it is now, whatever its size was.
+            ranges = [Range(places[i].path, rows=[i]) for i in chosen if rows[i]["kind"] == "image"] + merge(members)
+            for wanted, got in zip(ranges, reading.read(places[chosen[0]], ranges, self.patience), strict=True):
                 for i in wanted.rows:
                     if isinstance(got, Exception):
                         errors[i] = f"FetchError: {one_line(got)}"
+                    elif wanted.start is None:
+                        data[i] = got
                     else:
-                        start = offsets[i] - wanted.start
-                        data[i] = got[start : start + lengths[i]]
+                        begin = rows[i]["offset"] - wanted.start
+                        data[i] = got[begin : begin + rows[i]["length"]]
+                    if data[i] == b"":
+                        data[i], errors[i] = None, EMPTY
         return data, errors
 
 
-def merge(wanted: list[tuple[str, int, int, int]]) -> list[Range]:
-    """Requests for (path, offset, length, row), neighbours together, in order of path and offset."""
-    ranges: list[Range] = []
-    for path, offset, length, row in sorted(wanted):
-        last = ranges[-1] if ranges else None
-        near = last and last.path == path and offset - last.stop <= GAP and offset + length - last.start <= LARGEST
-        if last and near:
-            last.stop = max(last.stop, offset + length)
-            last.rows.append(row)
-        else:
-            ranges.append(Range(path, offset, offset + length, [row]))
-    return ranges
+class _Streamed:
+    """Images of one .tgz or Parquet file, which is read as far as they go."""
+
+    def __init__(self, run: pa.Table, options: dict[str, Any], patience: float) -> None:
+        self.place = Place(run["container"][0].as_py(), options)
+        self.errors: list[str | None] = run["error"].to_pylist()
+        self.failure: str | None = None
+        self._contents = self._read(run, patience)
+        self._next = self._advance()
+
+    def take(self, start: int, stop: int) -> Contents:
+        """What rows `start` to `stop` hold; called with each range in turn."""
+        data: list[bytes | None] = [None] * (stop - start)
+        errors = self.errors[start:stop]
+        seen = {i for i in range(start, stop) if self.errors[i] is not None}
+        while self._next is not None and self._next[0] < stop:
+            i, value = self._next
+            seen.add(i)
+            data[i - start] = value or None
+            errors[i - start] = None if value else "NoBytes: null" if value is None else EMPTY
+            self._next = self._advance()
+        for i in set(range(start, stop)) - seen:
+            errors[i - start] = self.failure or "FetchError: not in its shard"
+        return data, errors
+
+    def _advance(self) -> tuple[int, bytes | None] | None:
+        try:
+            return next(self._contents, None)
+        except InputError:
+            raise
+        except ObjectError as error:
+            self.failure = f"FetchError: {one_line(error.__cause__ or error)}"
+        except Exception as error:  # readers fail in many ways on damaged or changed files
+            self.failure = f"DamagedShard: {one_line(error)}"
+        return None
+
+    def _read(self, run: pa.Table, patience: float) -> Iterator[tuple[int, bytes | None]]:
+        (size,) = patiently(self.place.url, lambda _: [or_error(self.place.size)], [self.place], patience)
+        if isinstance(size, Exception):
+            raise ObjectError(self.place.url) from size
+        file = ObjectFile(self.place, size, patience)
+        rows = run.select(["part", "offset", "column"]).to_pylist()
+        wanted = [i for i, error in enumerate(self.errors) if error is None]
+        if run["kind"][0].as_py() == "tgz":
+            yield from tar.contents(file, {rows[i]["offset"]: i for i in wanted})
+            return
+        groups: dict[int, dict[int, int]] = {}
+        for i in wanted:
+            groups.setdefault(rows[i]["part"], {})[rows[i]["offset"]] = i
+        yield from parquet_images.contents(file, run["column"][0].as_py(), groups)
 
 
-def _patiently(place: Place, ranges: list[Range], sleep: Callable[[float], None] = time.sleep) -> list[Any]:
-    """The bytes of each range, or the exception that is the image's own fault.
-
-    Raises:
-        InputError: the store did not answer for `PATIENCE` seconds.
-    """
-    results: list[Any] = [None] * len(ranges)
-    left, pause, deadline = list(range(len(ranges))), 1.0, time.monotonic() + PATIENCE
-    while left:
-        chosen = [ranges[i] for i in left]
-        paths, starts, stops = zip(*((r.path, r.start, r.stop) for r in chosen), strict=True)
-        got = place.fs.cat_ranges(list(paths), list(starts), list(stops), on_error="return")
-        for i, value in zip(left, got, strict=True):
-            results[i] = value
-            if isinstance(value, Exception) and error_code(value.__cause__) in REFUSALS:
-                raise explain(place.url, value)
-        left = [i for i in left if isinstance(results[i], Exception) and not _final(results[i])]
-        if left and time.monotonic() + pause > deadline:
-            raise explain(place.url, results[left[0]])
-        if left:
-            sleep(pause)
-            pause = min(pause * 2, 20.0)
-    return results
+EMPTY = "EmptyFile: 0 bytes"
 
 
-def _final(error: Exception) -> bool:
-    """Whether asking again cannot help: the object is missing, forbidden, a folder, or shorter than it was."""
-    wrong = FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError | ValueError
-    return isinstance(error, wrong) or getattr(error, "errno", None) == errno.EINVAL
+def _verify(group: pa.Table, data: list[Any], errors: list[Any], options: dict[str, Any], patience: float) -> None:
+    """Makes images of shards that are no longer what was catalogued errors: their bytes may be another image's."""
+    rows = group.select(["container", "kind", "version", "error"]).to_pylist()
+    shards = {r["container"]: r["version"] for r in rows if r["kind"] != "image" and r["error"] is None}
+    now = dict(zip(shards, reading.versions([Place(url, options) for url in shards], patience), strict=True))
+    for i, row in enumerate(rows):
+        if row["container"] not in shards or row["error"] is not None or now[row["container"]] == row["version"]:
+            continue
+        if not isinstance(now[row["container"]], Exception) or errors[i] is None:
+            name = row["container"].rsplit("/", 1)[-1]
+            errors[i] = f"ChangedShard: {name} changed during the job; run again with --retry-errors"
+        data[i] = None

@@ -1,149 +1,182 @@
-"""What a user names as INPUT, taken apart into containers: objects that hold one image or many.
-
-A container is read by the reader of its kind. Kinds are a table; a new one (Parquet, manifests) is a
-new row here and a new reader in `pipeline.catalog`.
-"""
+"""What a user names as INPUT, taken apart into containers: objects that hold one image or many."""
 
 from __future__ import annotations
 
 import fnmatch
 import glob as globbing
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice
+from typing import TypeVar
 
+from pipeline import listing, manifest
 from pipeline.errors import InputError
+from pipeline.kinds import LOOKED_FOR, kind_of
 from pipeline.schema import printable
-from pipeline.storage import Place, explain
+from pipeline.storage import Place, explain, place, version_of
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-TAR_SUFFIXES = (".tar",)
-KINDS = {**dict.fromkeys(IMAGE_SUFFIXES, "image"), **dict.fromkeys(TAR_SUFFIXES, "tar")}
+T = TypeVar("T")
+U = TypeVar("U")
+BATCH = 2048  # containers handed over at once, addresses looked up at once
+LOOKERS = 32  # threads that look addresses up
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Container:
     """An object in a store that holds images.
 
     Attributes:
         url: its address.
-        kind: "image" (the object is the image) or "tar".
-        size: bytes.
-        version: changes when the content does: etag where the store has one, else the time it was changed.
+        kind: "image" (the object is the image), "tar", "tgz" or "parquet".
+        size: bytes; None of an image that a manifest names.
+        version: changes when the content does; "" where nobody asked.
     """
 
     url: str
     kind: str
-    size: int
+    size: int | None
     version: str
 
 
-def kind_of(name: str) -> str | None:
-    """The kind of container a name's suffix says; None for anything else."""
-    match = re.search(r"\.[A-Za-z]+$", name)
-    return KINDS.get(match[0].lower()) if match else None
-
-
-def containers(inputs: Sequence[Place], output: Place, pattern: str | None = None) -> list[Container]:
-    """Every container under the inputs, each once, in order of address.
+def containers(
+    inputs: Sequence[Place], output: Place, pattern: str | None = None, column: str | None = None
+) -> Iterator[list[Container]]:
+    """Every container under the inputs, in batches as they are listed; one named twice comes twice.
 
     Args:
-        inputs: files, prefixes, or globs with `*`, `?`, `[..]` and braces (`{000..127}`, `{a,b}`).
+        inputs: files, prefixes, globs with `*`, `?`, `[..]` and braces (`{000..127}`, `{a,b}`), or manifests.
         output: left out where it lies below an input.
-        pattern: only keys below a prefix that match this glob, such as `*_w1.tif`.
+        pattern: only images whose file name matches this glob, such as `*_w1.tif`; shards always come, for
+            their members to be chosen by it.
+        column: of a manifest that is a table, the column of addresses.
 
     Raises:
-        InputError: an input does not exist, cannot be read, or holds no images.
+        InputError: an input does not exist (at once, if it names one thing), cannot be read, or holds no images.
     """
-    found: dict[str, Container] = {}
-    for place in inputs:
-        try:
-            here = list(_below(place, output, pattern))
-        except InputError:
-            raise
-        except Exception as error:  # every store has errors of its own
-            raise explain(place.url, error) from None
-        if not here:
-            suffixes = " ".join((*IMAGE_SUFFIXES, *TAR_SUFFIXES))
-            matching = f" that match {pattern!r}" if pattern else ""
-            raise InputError(f"{place.url}: no images or tar shards here{matching}; looked for {suffixes}")
-        found.update((c.url, c) for c in here)
-    return sorted(found.values(), key=lambda c: c.url)
+    for named in inputs:  # a misspelt one is found before the others are listed
+        first = _paths(named)[0]
+        if not globbing.has_magic(first) and _looked_up(named, [first])[0] is None:
+            raise _missing(named)
+    return (batch for named in inputs for batch in _batches(_of_input(named, output, pattern, column), BATCH))
 
 
-def _below(place: Place, output: Place, pattern: str | None) -> Iterator[Container]:
+def selector(pattern: str | None) -> re.Pattern[str]:
+    """Matches the file names that a glob asks for; every name without one."""
+    return re.compile(fnmatch.translate(pattern) if pattern else "(?s:.*)")
+
+
+def _of_input(named: Place, output: Place, pattern: str | None, column: str | None) -> Iterator[Container]:
     """The containers one input names."""
-    wanted = re.compile(fnmatch.translate(pattern)) if pattern else None
+    wanted = selector(pattern)
     own = output.url.rstrip("/") + "/"
-    for path, info in _listing(place):
-        url = printable(place.url_of(path))
+    some = False
+    try:
+        for url, container in _found(named, column):
+            if container.kind == "image" and not wanted.fullmatch(url.rsplit("/", 1)[-1]):
+                continue
+            if not container.url.startswith(own):
+                some = True
+                yield container
+    except InputError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        raise explain(named.url, error) from None
+    if not some:
+        matching = f" that match {pattern!r}" if pattern else ""
+        raise InputError(f"{named.url}: no images or shards here{matching}; looked for {LOOKED_FOR}")
+
+
+def _found(named: Place, column: str | None) -> Iterator[tuple[str, Container]]:
+    """(name, container) of everything at or below an input, and of what its manifests name."""
+    is_manifest: bool | None = None
+    for path, info in _listed(named):
         kind = kind_of(path)
-        if info["type"] != "file" or kind is None or url.startswith(own):
+        url = named.url_of(path)
+        if info["type"] != "file":
             continue
-        if wanted and not wanted.fullmatch(path.rsplit("/", 1)[-1]):
-            continue
-        version = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or info["size"]
-        yield Container(url, kind, int(info["size"] or 0), str(version).strip('"'))
+        # Only where its own suffix is named: a prefix may hold a readme.txt or a table of labels.
+        if (suffix := manifest.suffix(path)) and suffix == manifest.suffix(named.url.rstrip("*/")):
+            if is_manifest is None:  # the tables of one input are alike
+                is_manifest = manifest.names_images(Place(url, named.options), column)
+            if is_manifest:
+                yield from _of_manifest(Place(url, named.options), column)
+                continue
+        if kind:
+            yield path, Container(printable(url), kind, int(info["size"] or 0), version_of(info))
 
 
-def _listing(place: Place) -> Iterator[tuple[str, dict]]:
+def _of_manifest(table: Place, column: str | None) -> Iterator[tuple[str, Container]]:
+    """What a manifest names: images are not asked for, shards are."""
+    stores: set[str] = set()
+    for addresses in _batches(manifest.addresses(table, column), BATCH):
+        places = [place(address, table.options) for address in addresses]
+        shards = [p for p in places if kind_of(p.url) not in ("image", None)]
+        sizes = dict(zip((p.url for p in shards), _sizes(shards), strict=True))
+        for p in places:
+            if p.protocol not in stores:
+                _ = p.fs  # or a missing package would be found by a worker
+                stores.add(p.protocol)
+            size, version = sizes.get(p.url, (None, ""))
+            kind = kind_of(p.url) if p.url in sizes else "image"
+            yield p.url, Container(printable(p.url), kind or "image", size, version)
+
+
+def _sizes(shards: Sequence[Place]) -> Iterator[tuple[int, str]]:
+    for shard, found in zip(shards, _each(lambda p: listing.info(p, p.path), shards), strict=True):
+        if found is None:
+            raise _missing(shard)
+        yield int(found["size"] or 0), version_of(found)
+
+
+def _listed(named: Place) -> Iterator[listing.Entry]:
     """(path, info) of every file that an input names, straight from the store."""
-    fs = place.fs
-    fs.invalidate_cache()
-    special = globbing.has_magic(place.path) or "{" in place.path
-    # A name that exists as it stands is meant as it stands, whatever brackets it has.
-    for path in _braces(place.path) if special and not fs.exists(place.path) else [place.path]:
-        if globbing.has_magic(path) and not fs.exists(path):
-            matches = fs.glob(path, detail=True)
-            if not matches:
-                raise InputError(f"{place.url}: nothing matches this pattern")
-            for match, info in sorted(matches.items()):
-                yield from [(match, info)] if info["type"] == "file" else _files(place, match)
-            continue
-        files = list(_files(place, path))
-        if not files and not fs.exists(path):
-            raise InputError(f"{place.url}: no such file, folder or prefix: check the spelling")
-        yield from files
+    for paths in _batches(_paths(named), BATCH):
+        for path, info in zip(paths, _looked_up(named, paths), strict=True):
+            if info is not None:
+                yield from [(path, info)] if info["type"] == "file" else listing.below(named, path)
+            elif globbing.has_magic(path):
+                some = False
+                for entry in listing.matching(named, path):
+                    some = True
+                    yield entry
+                if not some:
+                    raise InputError(f"{named.url}: nothing matches this pattern")
+            else:
+                raise _missing(named)
 
 
-def _files(place: Place, path: str, within: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
-    """All files at or below a path, in order; links on a local disk are followed, but not in circles."""
-    for name, info in sorted(place.fs.find(path, detail=True).items()):
-        if not info.get("islink"):
-            yield name, info
-            continue
-        target = os.path.realpath(name)
-        if os.path.isfile(target):
-            stat = os.stat(target)
-            yield name, {"type": "file", "size": stat.st_size, "mtime": stat.st_mtime}
-        elif os.path.isdir(target) and target not in (*within, *_above(name)):
-            for below, inner in _files(place, target, (*within, target)):
-                yield name + below[len(target) :], inner
+def _paths(named: Place) -> list[str]:
+    """The paths an input names, braces written out; one that exists as it stands is meant as it stands."""
+    try:
+        if "{" not in named.path or listing.info(named, named.path) is not None:
+            return [named.path]
+    except InputError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        raise explain(named.url, error) from None
+    return listing.braces(named.path)
 
 
-def _above(path: str) -> list[str]:
-    """The real folders that hold a path, up to the root."""
-    folder = os.path.realpath(os.path.dirname(path))
-    parts = folder.split(os.sep)
-    return [os.sep.join(parts[:i]) or os.sep for i in range(1, len(parts) + 1)]
+def _looked_up(named: Place, paths: Sequence[str]) -> list[dict | None]:
+    named.fs.invalidate_cache()
+    try:
+        return list(_each(lambda path: listing.info(named, path), paths))
+    except Exception as error:  # every store has errors of its own
+        raise explain(named.url, error) from None
 
 
-def _braces(path: str) -> list[str]:
-    """`shard-{000..002}.tar` and `{a,b}/x` written out, as a shell does; zero padding is kept."""
-    parts: list[list[str]] = []
-    braces = re.findall(r"\{[^{}]*\}", path)
-    for text, braced in re.findall(r"([^{]+)|\{([^{}]*)\}", path):
-        if text:
-            parts.append([text])
-        elif match := re.fullmatch(r"(\d+)\.\.(\d+)", braced):
-            first, last = int(match[1]), int(match[2])
-            width = len(match[1]) if match[1].startswith("0") else 0
-            step = 1 if last >= first else -1
-            parts.append([f"{n:0{width}d}" for n in range(first, last + step, step)])
-        else:
-            parts.append(braced.split(","))
-    if path.count("{") != len(braces) or path.count("}") != len(braces):
-        raise InputError(f"{path}: braces must come in pairs and not inside one another")
-    return ["".join(p) for p in product(*parts)] or [path]
+def _each(function: Callable[[T], U], things: Iterable[T]) -> Iterator[U]:
+    with ThreadPoolExecutor(LOOKERS) as pool:
+        yield from pool.map(function, things)
+
+
+def _missing(named: Place) -> InputError:
+    return InputError(f"{named.url}: no such file, folder or prefix: check the spelling")
+
+
+def _batches(things: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(things)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
-import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from ray.data import DataContext
@@ -23,57 +19,35 @@ from ray.exceptions import RayError
 from model import Checkpoint, read_checkpoint
 from model.load import build, resolve_precision
 from model.preset import Preset
-from model.tiles import Tiling
-from pipeline import catalog, checkpoint, cluster, inputs, plan
+from pipeline import catalog, checkpoint, cluster, inputs, plan, results
+from pipeline.casualties import Casualties
 from pipeline.errors import InputError
-from pipeline.inputs import IMAGE_SUFFIXES
-from pipeline.progress import Progress, Totals
+from pipeline.estimate import estimate
+from pipeline.kinds import IMAGE_SUFFIXES
+from pipeline.lease import Lease
+from pipeline.options import Options, Watcher, describe, difference
+from pipeline.progress import Progress
 from pipeline.readback import counts, description
+from pipeline.record import measured, versions
 from pipeline.segment import Network
-from pipeline.storage import Place, explain, public
+from pipeline.stopping import Stopper
+from pipeline.storage import Place, explain
+from pipeline.watching import watched
+
+__all__ = ["Options", "Watcher", "plan_of", "run"]
 
 SLICE_IMAGES, SLICE_BYTES = 64, 32 << 20  # of one read task
 PARTS = 50  # results files of a run, at least: a restart repeats at most about that share of it
-MAX_PIXELS, MAX_PIXELS_TILED = 200_000_000, 1_000_000_000  # 4 bytes each while an image is decoded
 ROWS_PER_FILE = (32, 4096)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user asks for. `overrides` are fields of the checkpoint's preset (`min_score`, ...)."""
-
-    inputs: tuple[Place, ...]
-    output: Place
-    weights: str = "nuclei"
-    precision: str = "auto"
-    overrides: dict[str, Any] = field(default_factory=dict)
-    pattern: str | None = None
-    workers: tuple[int, int] | None = None
-    gpus_per_worker: float = 1.0
-    batch_size: int | None = None
-    compiled: bool = False
-    tiling: Tiling | None = None
-    max_pixels: int | None = None
-    limit: int | None = None
-
-
-class Watcher:
-    """Told how a job goes; does nothing. Commands show it."""
-
-    def phase(self, text: str) -> None:
-        """The job has come to a new step."""
-
-    def reading(self, done: int, total: int) -> None:
-        """Containers whose content is known, of those to read."""
-
-    def totals(self, totals: Totals, left: int) -> None:
-        """Counts while the plan runs; `left` images were owed at its start."""
+ROUNDS = 3  # of the plan: what machines that died have lost is done again
 
 
 def run(options: Options, watcher: Watcher) -> dict[str, Any]:
     """Segments what is not segmented yet and writes runs/<id>.json.
 
-    Everything the user named is checked before Ray starts.
+    What the user named is checked before Ray starts. When the plan has ended, the results are held against
+    the catalog: images without a row are done again, and of doubled rows one stays. So that each has exactly one
+    rests on what lies in storage and on nothing that a process remembers.
 
     Returns:
         The record of the run.
@@ -81,44 +55,130 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
     Raises:
         InputError: an input, the output or an option cannot be used.
         WeightsError: the checkpoint cannot be read or does not fit.
+        TooManyErrorsError: more images fail than `max_error_rate` allows.
     """
     began, started = time.monotonic(), datetime.now(UTC)
     watcher.phase(f"checking weights {options.weights}")
+    weights, preset = _checked(options)
+    described = describe(weights, options)
+    output = options.output
+    run_id = started.strftime("%Y%m%dT%H%M%SZ-") + uuid.uuid4().hex[:6]
+    record: dict[str, Any] = {"run": run_id, "started": started.isoformat(), "images_to_do": 0}
+    with (
+        Stopper() as stopper,
+        Lease(output, run_id, stopper.stop, watcher.phase) as lease,
+        cluster.Connection() as ray_cluster,
+    ):
+        record |= _prepared(options, described, run_id, watcher)
+        done = _settled(output, record)
+        record |= {"images_before": len(done), "catalogued": _catalogued(options, done, watcher)}
+        for round_ in range(ROUNDS):
+            work = limited(catalog.slices(output, done, SLICE_IMAGES, SLICE_BYTES), options.limit)
+            if not (left := sum(len(s.rows) for s in work)):
+                break
+            watcher.phase("starting Ray" if not round_ else "doing again what was lost on the way")
+            context = ray_cluster.context()
+            stopper.arm()
+            watcher.phase(f"segmenting {left:,} images")
+            figures = _segment(options, work, weights, preset, described, watcher, context, lease, stopper)
+            record |= figures if not round_ else {}
+            record["images_to_do"] += left
+            done = _settled(output, record)
+            if options.limit is not None:
+                break
+        record |= asdict(counts(output)) | {"seconds": round(time.monotonic() - began, 1)}
+        record |= {"options": options.plain(), "description": described, "versions": versions()}
+        output.join("runs", f"{run_id}.json").put(json.dumps(record, indent=2).encode())
+    if record["left"] and options.limit is None:
+        raise InputError(
+            f"{output.url}: {record['left']:,} images have no row after {ROUNDS} rounds: start the same command again"
+        )
+    return record
+
+
+def plan_of(options: Options, watcher: Watcher) -> dict[str, Any]:
+    """Catalogues and says what `run` would do; segments nothing but a sample. See `pipeline.estimate`.
+
+    Raises:
+        InputError: an input, the output or an option cannot be used.
+        WeightsError: the checkpoint cannot be read or does not fit.
+    """
+    watcher.phase(f"checking weights {options.weights}")
+    weights, _ = _checked(options)
+    with Stopper() as stopper, Lease(options.output, "plan", stopper.stop, watcher.phase):
+        _prepared(replace(options, overwrite=False, retry_errors=False), describe(weights, options), "", watcher)
+        done = results.done_ids(options.output)
+        _catalogued(options, done, watcher)
+        watcher.phase("trying a few images")
+        return estimate(options, weights, done)
+
+
+def _checked(options: Options) -> tuple[Checkpoint, Preset]:
+    """The weights and their preset, known to fit each other and what can be stored."""
     weights = read_checkpoint(options.weights)
     preset = weights.preset.replace(**options.overrides)
     build(weights, preset)
     resolve_precision(options.precision, torch.device("cpu"), options.compiled)
     if too_large := [i for i in preset.category_ids if not 0 <= i < 1 << 15]:
         raise InputError(f"weights {options.weights}: category id {too_large[0]} is outside 0 to 32767")
-    described = describe(weights, options)
-    watcher.phase("listing inputs")
-    found = inputs.containers(options.inputs, options.output, options.pattern)
-    _check_output(options.output, described)
-    watcher.phase(f"cataloguing {len(found)} objects")
-    total = catalog.update(options.output, found, options.output.options, watcher.reading)
-    if not total:
-        looked = " ".join(IMAGE_SUFFIXES)
-        raise InputError(f"the {len(found)} shards under the INPUTs hold no images; looked for {looked}")
+    return weights, preset
 
-    run_id = started.strftime("%Y%m%dT%H%M%SZ-") + uuid.uuid4().hex[:6]
-    record: dict[str, Any] = {"run": run_id, "started": started.isoformat(), "catalogued": total}
-    with cluster.Connection() as ray_cluster:
-        if checkpoint.needs_cleaning(options.output):
-            watcher.phase("removing what a stopped run left half written")
-            checkpoint.clean(ray_cluster.context(), options.output)
-        done = checkpoint.done_ids(options.output)
-        work = limited(catalog.slices(options.output, done, SLICE_IMAGES, SLICE_BYTES), options.limit)
-        left = sum(len(s.rows) for s in work)
-        record |= {"images_before": len(done), "images_to_do": left}
-        if work:
-            watcher.phase("starting Ray")
-            context = ray_cluster.context()
-            watcher.phase(f"segmenting {left:,} images")
-            record |= _segment(options, work, weights, preset, described, watcher, context)
-    record |= asdict(counts(options.output)) | {"seconds": round(time.monotonic() - began, 1)}
-    record |= {"options": _plain(options), "description": described, "versions": _versions()}
-    options.output.join("runs", f"{record['run']}.json").put(json.dumps(record, indent=2).encode())
-    return record
+
+def _prepared(options: Options, described: dict[str, Any], run_id: str, watcher: Watcher) -> dict[str, Any]:
+    """Readies the results that are there: whole files, of these settings, without the errors to try again.
+
+    Returns:
+        What was changed, for the record.
+
+    Raises:
+        InputError: they are of other settings, and it was not asked or not confirmed to put them aside.
+    """
+    output, changed = options.output, dict[str, Any]()
+    try:
+        if results.clean(output):
+            watcher.phase("removed what a stopped run left half written")
+        existing = _description(output)
+        if existing and (different := difference(existing, described)):
+            told = f"{output.url} holds results of other settings ({different})"
+            if not options.overwrite:
+                raise InputError(f"{told}: choose another OUTPUT, or put them aside with --overwrite")
+            if not watcher.confirm(f"{told}. Move them to {output.join('replaced', run_id).url} and begin anew?"):
+                raise InputError(f"{output.url}: nothing was changed")
+            watcher.phase(f"moving the results that are there to replaced/{run_id}")
+            changed["files_set_aside"] = results.set_aside(output, run_id)
+        if options.retry_errors:
+            changed["errors_retried"] = results.drop_errors(output)
+    except InputError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        raise explain(output.url, error) from None
+    return changed
+
+
+def _description(output: Place) -> dict[str, Any] | None:
+    try:
+        return description(output)
+    except InputError:  # no results yet
+        return None
+
+
+def _catalogued(options: Options, done: np.ndarray, watcher: Watcher) -> int:
+    """Brings the catalog up to date with the inputs; the images in it."""
+    watcher.phase("listing inputs")
+    found = inputs.containers(options.inputs, options.output, options.pattern, options.column)
+    watcher.phase("cataloguing")
+    total = catalog.update(
+        options.output,
+        found,
+        done,
+        pattern=options.pattern,
+        column=options.column,
+        options=options.output.options,
+        report=watcher.reading,
+    )
+    if not total:
+        raise InputError(f"the shards under the INPUTs hold no images; looked for {' '.join(IMAGE_SUFFIXES)}")
+    return total
 
 
 def _segment(
@@ -129,22 +189,33 @@ def _segment(
     described: dict[str, Any],
     watcher: Watcher,
     context: DataContext,
+    lease: Lease,
+    stopper: Stopper,
 ) -> dict[str, Any]:
-    """Runs the plan on what is left; its speed and the seconds of its stages."""
+    """Runs the plan on what is left; its speed and the figures of its stages."""
     left, began = sum(len(s.rows) for s in work), time.monotonic()
     checkpoint.configure(context, options.output)
     network = Network(ray.put(weights), options.precision, options.compiled, options.tiling, options.overrides)
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
     resources = cluster.resources(options.workers, options.gpus_per_worker, options.batch_size)
-    progress = Progress.start()
+    progress, casualties = Progress.start(), Casualties.start()
     try:
-        with _watched(progress, watcher, left):
+        with watched(progress, watcher, left, options.max_error_rate, lease.say, stopper.stop):
             plan.execute(
-                options.output, work, network, preset, described, resources, progress, max_pixels(options), rows
+                options.output,
+                work,
+                network,
+                preset,
+                described,
+                resources,
+                progress,
+                casualties,
+                options.pixel_limit,
+                rows,
             )
     except RayError as error:
         raise _blame(error) from None
-    return _measured(progress.read(), left, time.monotonic() - began)
+    return measured(progress.read(), left, time.monotonic() - began)
 
 
 def _blame(error: RayError) -> Exception:
@@ -153,26 +224,14 @@ def _blame(error: RayError) -> Exception:
     return InputError(found[-1]) if found else error
 
 
-def describe(weights: Checkpoint, options: Options) -> dict[str, Any]:
-    """What the metadata of every results file says: enough to interpret it and to refuse mixing."""
-    preset = weights.preset.replace(**options.overrides)
-    return {
-        "weights": public(options.weights),
-        "weights_sha256": weights.digest,
-        "preset": json.loads(preset.to_json()),
-        "precision": options.precision,
-        "tiling": asdict(options.tiling) if options.tiling else None,
-        "min_score": preset.min_score,
-        "max_detections": preset.max_detections,
-        "classes": dict(zip(map(str, preset.category_ids), preset.categories, strict=True)),
-    }
-
-
-def max_pixels(options: Options) -> int:
-    """The limit on an image's pixels: what the user set, or what a decoded image may cost in memory."""
-    if options.max_pixels is not None:
-        return options.max_pixels
-    return MAX_PIXELS_TILED if options.tiling else MAX_PIXELS
+def _settled(output: Place, record: dict[str, Any]) -> np.ndarray:
+    """The images that have their row, each exactly one."""
+    results.clean(output)
+    done = results.done_ids(output)
+    if doubles := results.remove_doubles(output, done):
+        record["doubles_removed"] = record.get("doubles_removed", 0) + doubles
+        done = np.unique(done)
+    return done
 
 
 def limited(work: list[catalog.Slice], limit: int | None) -> list[catalog.Slice]:
@@ -185,72 +244,3 @@ def limited(work: list[catalog.Slice], limit: int | None) -> list[catalog.Slice]
             chosen.append(catalog.Slice(s.path, s.rows[:limit]))
         limit -= len(s.rows)
     return chosen
-
-
-def _check_output(output: Place, described: dict[str, Any]) -> None:
-    """Fails early where the output cannot be written, or holds results of another network."""
-    try:
-        output.join("runs", ".writable").put(b"")
-        output.fs.rm_file(output.join("runs", ".writable").path)
-        existing = description(output)
-    except InputError:
-        return  # no results yet, or only a file that was left half written
-    except Exception as error:  # every store has errors of its own
-        raise explain(output.url, error) from None
-    keys = ("weights_sha256", "preset", "precision", "tiling")
-    if different := [k for k in keys if existing and existing.get(k) != described[k]]:
-        shown = "; ".join(_difference(k, existing.get(k), described[k]) for k in different)
-        raise InputError(f"{output.url} holds results of other settings ({shown}): choose another OUTPUT")
-
-
-def _difference(key: str, old: Any, new: Any) -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return ", ".join(f"{k} {old.get(k)} -> {v}" for k, v in new.items() if old.get(k) != v)
-    return f"{key} {str(old)[:12]} -> {str(new)[:12]}"
-
-
-@contextmanager
-def _watched(progress: Progress, watcher: Watcher, left: int) -> Iterator[None]:
-    """Tells the watcher the counts every second, from a thread of its own."""
-    stop = threading.Event()
-
-    def poll() -> None:
-        while not stop.wait(1.0):
-            watcher.totals(progress.read(), left)
-
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        if ray.is_initialized():
-            watcher.totals(progress.read(), left)
-
-
-def _measured(totals: Totals, images: int, seconds: float) -> dict[str, Any]:
-    stages = {name: round(value, 2) for name, value in totals.seconds.items()}
-    measured: dict[str, Any] = {"images_per_second": round(images / seconds, 3), "stage_seconds": stages}
-    if totals.batches["slots"]:
-        measured["batch_fill"] = round(totals.batches["images"] / totals.batches["slots"], 3)
-        measured["padding_waste"] = round(1 - totals.batches["pixels"] / totals.batches["inputs"], 4)
-    return measured
-
-
-def _plain(options: Options) -> dict[str, Any]:
-    """The options as JSON, without storage options: those may hold credentials."""
-    plain = {k: v for k, v in vars(options).items() if k not in ("inputs", "output")}
-    places = {"inputs": [public(p.url) for p in options.inputs], "output": public(options.output.url)}
-    tiling = asdict(options.tiling) if options.tiling else None
-    return plain | places | {"weights": public(options.weights), "tiling": tiling}
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("maskfleet", "ray", "torch", "torchvision"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # a working directory sent to a cluster is not installed
-            found[package] = "not installed"
-    return found

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from model.preset import Preset
+from pipeline.casualties import Casualties
 from pipeline.catalog import Slice
 from pipeline.cluster import Resources
 from pipeline.decode import Decode
@@ -17,6 +18,7 @@ from pipeline.progress import Progress
 from pipeline.segment import Network, Segment
 from pipeline.source import CatalogSource
 from pipeline.storage import Place
+from pipeline.whole_files import sink
 
 
 def execute(
@@ -27,6 +29,7 @@ def execute(
     description: dict[str, Any],
     resources: Resources,
     progress: Progress,
+    casualties: Casualties,
     max_pixels: int,
     rows_per_file: int,
 ) -> None:
@@ -38,21 +41,22 @@ def execute(
         num_cpus=resources.task_cpus,
     )
     dataset = dataset.map_batches(Fetch(output.options, progress), **light)
-    dataset = dataset.map_batches(Decode(preset, max_pixels, network.tiling, progress), **light)
+    decode = Decode(preset, max_pixels, network.tiling, progress, casualties)
+    dataset = dataset.map_batches(decode, **light)
     dataset = dataset.map_batches(
         Segment,
-        fn_constructor_args=(network, resources.threads, resources.batch_size, progress),
+        fn_constructor_args=(network, resources.threads, resources.batch_size, progress, casualties),
         compute=resources.pool,
         batch_format="pyarrow",
         batch_size=resources.window,
         num_gpus=resources.num_gpus or None,
         num_cpus=resources.num_cpus,
     )
-    dataset = dataset.map_batches(Encode(preset, network.tiling, description, progress), **light)
+    dataset = dataset.map_batches(Encode(preset, network.tiling, description, progress, casualties), **light)
     results = output.join("results")
     dataset.write_parquet(
         results.path,
-        filesystem=results.arrow(),
+        filesystem=sink(output),
         compression="zstd",
         min_rows_per_file=rows_per_file,
         ray_remote_args={"num_cpus": resources.task_cpus},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import resource
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -14,6 +17,9 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+REASONS = 1000  # texts kept; what is plainly wrong shows long before
+KIB = 1 if sys.platform == "darwin" else 1024  # bytes in the unit of ru_maxrss
+
 
 @dataclass
 class Totals:
@@ -24,6 +30,9 @@ class Totals:
     errors: Counter[str] = field(default_factory=Counter)  # by kind: the error's text before the colon
     seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))  # by stage
     passed: Counter[str] = field(default_factory=Counter)  # images by stage
+    read: Counter[str] = field(default_factory=Counter)  # bytes by stage, of those that read or write some
+    memory: dict[str, int] = field(default_factory=dict)  # bytes at most resident in one process, by stage
+    reasons: Counter[str] = field(default_factory=Counter)  # errors by their text, numbers left out
     batches: Counter[str] = field(default_factory=Counter)  # "images" of forward passes and their "slots"; "pixels" of
     # images as the network sees them and "inputs", padding included
 
@@ -34,14 +43,19 @@ class _Board:
     def __init__(self) -> None:
         self.totals = Totals()
 
-    def segmented(self, images: int, instances: int, errors: Counter[str]) -> None:
+    def segmented(self, images: int, instances: int, errors: Counter[str], reasons: Counter[str]) -> None:
         self.totals.images += images
         self.totals.instances += instances
         self.totals.errors += errors
+        for reason, count in reasons.items():
+            if reason in self.totals.reasons or len(self.totals.reasons) < REASONS:
+                self.totals.reasons[reason] += count
 
-    def stage(self, name: str, images: int, seconds: float) -> None:
+    def stage(self, name: str, passed: Counter[str], seconds: float, memory: int) -> None:
         self.totals.seconds[name] += seconds
-        self.totals.passed[name] += images
+        self.totals.passed[name] += passed["images"]
+        self.totals.read[name] += passed["bytes"]
+        self.totals.memory[name] = max(self.totals.memory.get(name, 0), memory)
 
     def batches(self, counts: Counter[str]) -> None:
         self.totals.batches += counts
@@ -65,15 +79,18 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Counter[str]]:
-        """Times a piece of a stage's work; count its images in what this yields."""
+        """Times a piece of a stage's work; count its images, and bytes it has read, in what this yields."""
         began, passed = time.perf_counter(), Counter[str]()
         yield passed
-        self._board.stage.remote(name, passed["images"], time.perf_counter() - began)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+        self._board.stage.remote(name, passed, time.perf_counter() - began, memory)
 
     def segmented(self, errors: list[str | None], instances: int) -> None:
         """Counts images that have been through the network, or past it with an error."""
-        kinds = Counter(error.split(":")[0] for error in errors if error is not None)
-        self._board.segmented.remote(len(errors), instances, kinds)
+        failed = [error for error in errors if error is not None]
+        kinds = Counter(error.split(":")[0] for error in failed)
+        reasons = Counter(re.sub(r"\d+", "#", error)[:200] for error in failed)
+        self._board.segmented.remote(len(errors), instances, kinds, reasons)
 
     def batches(self, images: int, slots: int, pixels: int, inputs: int) -> None:
         """Counts images in forward passes; see `Totals.batches`."""

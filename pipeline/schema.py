@@ -32,8 +32,12 @@ CATALOG = pa.schema(
         pa.field("image_id", pa.int64(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("container", pa.string(), nullable=False),  # URL of the object that holds the bytes
-        pa.field("offset", pa.int64(), nullable=False),  # bytes from its start
-        pa.field("length", pa.int64(), nullable=False),  # bytes
+        pa.field("kind", pa.string(), nullable=False),  # of the container: image, tar, tgz, parquet
+        pa.field("part", pa.int32()),  # row group of a Parquet file
+        pa.field("column", pa.string()),  # of a Parquet file
+        pa.field("offset", pa.int64(), nullable=False),  # bytes from the start, of a tgz unpacked; row of a row group
+        pa.field("length", pa.int64()),  # bytes; of a Parquet row its row group's mean; null: nobody asked
+        pa.field("name", pa.string()),  # file name, where the URI does not tell it
         pa.field("version", pa.string(), nullable=False),  # of the container: etag, or time of change
         pa.field("error", pa.string()),  # why the bytes cannot be read at all, if that is known already
     ]

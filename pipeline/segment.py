@@ -16,6 +16,7 @@ from model.mask_rcnn import batches
 from model.memory import keep_freed_memory
 from model.tiles import Tiling, predict_tiles
 from model.transform import padded_size, resized_size
+from pipeline.casualties import Alone, Casualties
 from pipeline.decode import BadImageError, cropper, open_image
 from pipeline.progress import Progress
 
@@ -55,7 +56,9 @@ class Segment:
     It takes a window of several batches, so that there are enough images of each shape to fill them.
     """
 
-    def __init__(self, network: Network, threads: int, batch_size: int, progress: Progress) -> None:
+    def __init__(
+        self, network: Network, threads: int, batch_size: int, progress: Progress, casualties: Casualties
+    ) -> None:
         keep_freed_memory()
         torch.set_num_threads(threads)
         self.network = load_model(
@@ -64,21 +67,35 @@ class Segment:
             compiled=network.compiled,
             **network.overrides,
         )
-        self.tiling, self.batch_size, self.progress = network.tiling, batch_size, progress
+        self.tiling, self.batch_size = network.tiling, batch_size
+        self.progress, self.casualties = progress, casualties
 
     def __call__(self, window: pa.Table) -> pa.Table:
         rows = window.to_pylist()
-        whole = [row for row in rows if row["pixels"] is not None]
-        large = [row for row in rows if row["encoded"] is not None]
-        with self.progress.stage("segment") as passed:
-            found = self._predict([_pixels(r) for r in whole], [(r["height"], r["width"]) for r in whole])
-            results = {row["image_id"]: _packed(result) for row, result in zip(whole, found, strict=True)}
-            results |= {row["image_id"]: self._tiled(row) for row in large}
+        ids = window["image_id"].to_pylist()
+        with self.casualties.batch("segment", ids) as suspected, self.progress.stage("segment") as passed:
+            results = self._one_by_one(rows, suspected) if suspected else self._together(rows)
             passed["images"] = len(results)
         done = [_row(row, results.get(row["image_id"])) for row in rows]
         instances = sum(len(d["scores"]) // 4 for d in done if d.get("scores") is not None)
         self.progress.segmented([row["error"] for row in done], instances)
         return pa.Table.from_pylist(done, schema=SEGMENTED)
+
+    def _together(self, rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        """The results of the rows that hold an image, by id."""
+        whole = [row for row in rows if row["pixels"] is not None]
+        found = self._predict([_pixels(r) for r in whole], [(r["height"], r["width"]) for r in whole])
+        results = {row["image_id"]: _packed(result) for row, result in zip(whole, found, strict=True)}
+        return results | {row["image_id"]: self._tiled(row) for row in rows if row["encoded"] is not None}
+
+    def _one_by_one(self, rows: list[dict[str, Any]], alone: Alone) -> dict[int, dict[str, Any]]:
+        """The same for a window that has cost a process: see `pipeline.casualties`."""
+        results: dict[int, dict[str, Any]] = {}
+        for row in rows:
+            if row["pixels"] is not None or row["encoded"] is not None:
+                with alone(row["image_id"]) as error:
+                    results |= self._together([row]) if error is None else {row["image_id"]: {"error": error}}
+        return results
 
     def _tiled(self, row: dict[str, Any]) -> dict[str, Any]:
         """The results of an image that is cut into tiles, or its error."""

@@ -44,6 +44,11 @@ class CatalogSource(Datasource):
 
 
 def _read(output: Place, wanted: Slice) -> Iterable[pa.Table]:
+    yield rows_of(output, wanted)
+
+
+def rows_of(output: Place, wanted: Slice) -> pa.Table:
+    """The rows of a slice, in the schema `CATALOG`."""
     file = pq.ParquetFile(wanted.path, filesystem=output.arrow())
     groups: list[int] = []
     rows: list[np.ndarray] = []
@@ -55,4 +60,4 @@ def _read(output: Place, wanted: Slice) -> Iterable[pa.Table]:
             rows.append(inside - start + sum(file.metadata.row_group(g).num_rows for g in groups))
             groups.append(group)
         start = stop
-    yield file.read_row_groups(groups).take(pa.array(np.concatenate(rows))).combine_chunks().cast(CATALOG)
+    return file.read_row_groups(groups).take(pa.array(np.concatenate(rows))).combine_chunks().cast(CATALOG)

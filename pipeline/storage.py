@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 from pipeline.errors import InputError
 
 EXTRAS = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
+FAMILIES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}  # protocols of one kind of store
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Place:
 
     Attributes:
         url: with its protocol (`s3://bucket/key`), or an absolute local path.
-        options: fsspec storage options, beyond what the environment says.
+        options: fsspec storage options, beyond what the environment says. `key` goes to every store but the
+            local disk; `s3.key` only to stores of that protocol.
     """
 
     url: str
@@ -44,11 +46,10 @@ class Place:
             InputError: the protocol is unknown or its package is not installed.
         """
         try:
-            if self.protocol == "s3":
-                return fsspec.filesystem("s3", **S3_DEFAULTS | self.options)
             if self.protocol == "file":
                 return fsspec.filesystem("file", auto_mkdir=True)
-            return fsspec.filesystem(self.protocol, **self.options)
+            defaults = DEFAULTS.get(family(self.protocol), {})
+            return fsspec.filesystem(self.protocol, **defaults | _chosen(self.options, self.protocol))
         except ImportError:
             package = EXTRAS.get(self.protocol, f"the fsspec package for {self.protocol}")
             raise InputError(f"{self.url}: this kind of storage needs {package}: pip install {package}") from None
@@ -59,6 +60,11 @@ class Place:
     def path(self) -> str:
         """The address as the filesystem wants it, without the protocol and a trailing slash."""
         return str(self.fs._strip_protocol(self.url)).rstrip("/")
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.url.rstrip("/").rpartition("/")[2]
 
     def join(self, *parts: str) -> Place:
         """An address below this one."""
@@ -90,6 +96,20 @@ class Place:
             return []
         return [Place(self.url_of(n), self.options) for n in sorted(names) if n.endswith(suffix)]
 
+    def version(self) -> str:
+        """The version of the object as it is now, straight from the store; see `version_of`."""
+        return version_of(self._info())
+
+    def size(self) -> int:
+        """Bytes of the object as it is now."""
+        return int(self._info()["size"])
+
+    def _info(self) -> dict[str, Any]:
+        if self.protocol == "file":
+            return local_info(self.path)
+        self.fs.invalidate_cache(self.fs._parent(self.path))
+        return self.fs.info(self.path)
+
     def url_of(self, path: str) -> str:
         """The URL of a path that this filesystem listed."""
         if self.protocol == "file" or path.startswith(f"{self.protocol}://"):
@@ -100,7 +120,11 @@ class Place:
 # A store that cannot be reached should be reported in seconds, and a slow one survived. s3fs reads 50 MB
 # ahead by default, so that one column of a Parquet file would cost the whole file.
 S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
-S3_DEFAULTS = {"config_kwargs": S3_TIMEOUTS, "default_cache_type": "none"}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "s3": {"config_kwargs": S3_TIMEOUTS, "default_cache_type": "none", "use_listings_cache": False},
+    "gs": {"use_listings_cache": False},  # a listing of millions of keys would be kept
+    "az": {"use_listings_cache": False},
+}
 
 
 def place(url: str | os.PathLike[str], options: dict[str, Any] | None = None) -> Place:
@@ -111,6 +135,33 @@ def place(url: str | os.PathLike[str], options: dict[str, Any] | None = None) ->
     if "://" not in text:
         text = os.path.abspath(os.path.expanduser(text))
     return Place(text.rstrip("/") or "/", options or {})
+
+
+def family(protocol: str) -> str:
+    """One name for the protocols of one kind of store."""
+    return FAMILIES.get(protocol, protocol)
+
+
+def _chosen(options: dict[str, Any], protocol: str) -> dict[str, Any]:
+    """The options meant for a protocol: those without one in their name, then those with its."""
+    named = {key: key.partition(".") for key in options}
+    every = {key: options[key] for key, (_, dot, _) in named.items() if not dot}
+    own = {name: options[key] for key, (of, dot, name) in named.items() if dot and family(of) == family(protocol)}
+    return every | own
+
+
+def local_info(path: str) -> dict[str, Any]:
+    """Size and time of change of a local file, of a link's target."""
+    stat = os.stat(path)
+    return {"type": "file", "size": stat.st_size, "mtime": stat.st_mtime_ns}
+
+
+def version_of(info: dict[str, Any]) -> str:
+    """Changes when the content does: the store's etag where it has one, else time of change and size."""
+    if etag := info.get("ETag") or info.get("etag"):
+        return str(etag).strip('"')
+    changed = next((info[k] for k in ("mtime", "LastModified", "last_modified", "created") if info.get(k)), "")
+    return f"{changed}-{info.get('size')}"
 
 
 def explain(where: str, error: BaseException) -> InputError:

@@ -108,7 +108,7 @@ def write_output(
         if part := rows[number::files]:
             pq.write_table(table(part), folder / "results" / f"{number}.parquet", compression="zstd", **options)
     entries = [
-        {"image_id": image_id(u), "uri": u, "container": u, "offset": 0, "length": 1, "version": "1", "error": None}
+        {"image_id": image_id(u), "uri": u, "container": u, "kind": "image", "offset": 0, "length": 1, "version": "1"}
         for u in [*(row["uri"] for row in rows), *waiting]
     ]
     pq.write_table(pa.Table.from_pylist(entries, CATALOG), folder / "catalog" / "part.parquet")

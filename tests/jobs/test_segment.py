@@ -181,7 +181,7 @@ def test_a_killed_job_continues_and_each_image_is_there_once(nuclei: Path, tmp_p
     ("arguments", "message", "status"),
     [
         (["{missing}", "{out}"], "no such file, folder or prefix", 1),
-        (["{empty}", "{out}"], "no images or tar shards here", 1),
+        (["{empty}", "{out}"], "no images or shards here", 1),
         (["{plate}", "{out}", "--weights", "resnet"], "no weights named 'resnet' and no such file; shipped: nuclei", 1),
         (["{plate}", "{out}", "--weights", "{text}"], "neither safetensors nor a torch checkpoint", 1),
         (["{plate}", "{out}", "--precision", "fp8"], "precision 'fp8' is none of auto", 1),

@@ -13,13 +13,14 @@ import json, resource
 import numpy as np, pyarrow as pa, ray
 from model import read_checkpoint
 from pipeline.decode import DECODED
+from pipeline.casualties import Casualties
 from pipeline.progress import Progress
 from pipeline.segment import Network, Segment
 
-ray.init(num_cpus=1, include_dashboard=False, logging_level="error", object_store_memory=100 << 20)
+ray.init("local", num_cpus=1, include_dashboard=False, logging_level="error", object_store_memory=100 << 20)
 overrides = {"min_size": 6000, "max_size": 6000}  # a square becomes 6000x6000 for the network, a strip 48x6000
 progress = Progress.start()
-segment = Segment(Network(ray.put(read_checkpoint("nuclei")), overrides=overrides), 1, 4, progress)
+segment = Segment(Network(ray.put(read_checkpoint("nuclei")), overrides=overrides), 1, 4, progress, Casualties.start())
 
 def row(number, height, width, error=None):
     pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8).tobytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.fetch import GAP, LARGEST, merge
+from pipeline.reading import GAP, LARGEST, merge
 
 MEMBER = st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 40 << 20), st.integers(1, 3 << 20))
 

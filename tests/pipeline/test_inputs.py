@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.inputs import _braces, containers, kind_of
+from pipeline.inputs import Container
+from pipeline.inputs import containers as batches
+from pipeline.kinds import kind_of
+from pipeline.listing import braces
 from pipeline.storage import place
+
+
+def containers(*arguments: Any, **options: Any) -> list[Container]:
+    """All containers, each once, by address."""
+    found = {c.url: c for batch in batches(*arguments, **options) for c in batch}
+    return sorted(found.values(), key=lambda c: c.url)
 
 
 def names(found: list, root: Path) -> list[str]:
@@ -26,6 +36,7 @@ def tree(tmp_path: Path) -> Path:
         "deep/c.png",
         "deep/d_w1.tif",
         "notes.txt",
+        "readme.md",
         "shard-000.tar",
         "shard-001.tar",
         "é.webp",
@@ -54,7 +65,7 @@ def test_a_folder_is_read_to_its_depth_and_other_files_are_passed_over(tree: Pat
         ("é.webp", ["é.webp"]),
     ],
 )
-def test_globs_and_braces(tree: Path, tmp_path: Path, url: str, expected: list[str]) -> None:
+def test_globs_andbraces(tree: Path, tmp_path: Path, url: str, expected: list[str]) -> None:
     assert names(containers([place(tree / url)], place(tmp_path / "out")), tree) == expected
 
 
@@ -65,13 +76,14 @@ def test_an_object_named_twice_counts_once_and_the_output_is_left_out(tree: Path
     assert len(found) == len({c.url for c in found}) == 7
 
 
-def test_pattern_chooses_by_file_name(tree: Path, tmp_path: Path) -> None:
-    assert names(containers([place(tree)], place(tmp_path / "out"), "*_w1.tif"), tree) == ["deep/d_w1.tif"]
+def test_pattern_chooses_images_by_file_name_and_leaves_shards(tree: Path, tmp_path: Path) -> None:
+    found = names(containers([place(tree)], place(tmp_path / "out"), "*_w1.tif"), tree)
+    assert found == ["deep/d_w1.tif", "shard-000.tar", "shard-001.tar"]
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nothing-here", "no such file"), ("*.gif", "nothing matches"), ("notes.txt", "no images or tar shards")],
+    [("nothing-here", "no such file"), ("*.gif", "nothing matches"), ("readme.md", "no images or shards")],
 )
 def test_what_cannot_be_used_is_named_with_the_remedy(tree: Path, tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
@@ -83,7 +95,7 @@ def test_what_cannot_be_used_is_named_with_the_remedy(tree: Path, tmp_path: Path
 @given(st.integers(0, 200), st.integers(0, 50), st.integers(1, 5))
 def test_braces_expand_as_in_a_shell(first: int, count: int, width: int) -> None:
     text = f"s-{first:0{width}d}..{first + count:0{width}d}"
-    got = _braces("s-{" + text[2:] + "}.tar")
+    got = braces("s-{" + text[2:] + "}.tar")
     padded = len(str(first)) < width  # a shell pads when the first bound is written with zeros
     expected = [f"s-{n:0{width}d}.tar" if padded else f"s-{n}.tar" for n in range(first, first + count + 1)]
     assert got == expected
@@ -91,6 +103,7 @@ def test_braces_expand_as_in_a_shell(first: int, count: int, width: int) -> None
 
 def test_kind_comes_from_the_suffix() -> None:
     assert [kind_of(n) for n in ("x.JPG", "x.tar", "x.txt", "x", "x.tar.png")] == ["image", "tar", None, None, "image"]
+    assert [kind_of(n) for n in ("x.tgz", "x.TAR.GZ", "x.gz", "x.parquet")] == ["tgz", "tgz", None, "parquet"]
 
 
 def test_names_with_brackets_mean_themselves_where_they_exist(tmp_path: Path) -> None:

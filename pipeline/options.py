@@ -1,0 +1,95 @@
+"""What a user asks of a job, who watches it, and what its results say of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from model import Checkpoint
+from model.tiles import Tiling
+from pipeline.progress import Totals
+from pipeline.storage import Place, public
+
+MAX_PIXELS, MAX_PIXELS_TILED = 200_000_000, 1_000_000_000  # 4 bytes each while an image is decoded
+SAME = ("weights_sha256", "preset", "precision", "tiling")  # what all results of one output have in common
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks for. `overrides` are fields of the checkpoint's preset (`min_score`, ...)."""
+
+    inputs: tuple[Place, ...]
+    output: Place
+    weights: str = "nuclei"
+    precision: str = "auto"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    pattern: str | None = None
+    column: str | None = None
+    workers: tuple[int, int] | None = None
+    gpus_per_worker: float = 1.0
+    batch_size: int | None = None
+    compiled: bool = False
+    tiling: Tiling | None = None
+    max_pixels: int | None = None
+    limit: int | None = None
+    retry_errors: bool = False
+    max_error_rate: float | None = None
+    overwrite: bool = False
+
+    @property
+    def pixel_limit(self) -> int:
+        """The most pixels of an image: what the user set, or what a decoded image may cost in memory."""
+        if self.max_pixels is not None:
+            return self.max_pixels
+        return MAX_PIXELS_TILED if self.tiling else MAX_PIXELS
+
+    def plain(self) -> dict[str, Any]:
+        """The options as JSON, without storage options: those may hold credentials."""
+        plain = {k: v for k, v in vars(self).items() if k not in ("inputs", "output")}
+        places = {"inputs": [public(p.url) for p in self.inputs], "output": public(self.output.url)}
+        tiling = asdict(self.tiling) if self.tiling else None
+        return plain | places | {"weights": public(self.weights), "tiling": tiling}
+
+
+class Watcher:
+    """Told how a job goes; does nothing. Commands show it."""
+
+    def phase(self, text: str) -> None:
+        """The job has come to a new step."""
+
+    def reading(self, done: int, total: int) -> None:
+        """Containers whose content is known, of those to read."""
+
+    def totals(self, totals: Totals, left: int) -> None:
+        """Counts while the plan runs; `left` images were owed at its start."""
+
+    def confirm(self, question: str) -> bool:
+        """Whether to go on with what cannot simply be undone."""
+        return True
+
+
+def describe(weights: Checkpoint, options: Options) -> dict[str, Any]:
+    """What the metadata of every results file says: enough to interpret it and to refuse mixing."""
+    preset = weights.preset.replace(**options.overrides)
+    return {
+        "weights": public(options.weights),
+        "weights_sha256": weights.digest,
+        "preset": json.loads(preset.to_json()),
+        "precision": options.precision,
+        "tiling": asdict(options.tiling) if options.tiling else None,
+        "min_score": preset.min_score,
+        "max_detections": preset.max_detections,
+        "classes": dict(zip(map(str, preset.category_ids), preset.categories, strict=True)),
+    }
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """How two descriptions differ where results of one output must not; empty if they do not."""
+    return "; ".join(_shown(k, old.get(k), new[k]) for k in SAME if old.get(k) != new[k])
+
+
+def _shown(key: str, old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return ", ".join(f"{k} {old.get(k)} -> {v}" for k, v in new.items() if old.get(k) != v)
+    return f"{key} {str(old)[:12]} -> {str(new)[:12]}"
