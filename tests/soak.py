@@ -33,7 +33,7 @@ from jobs.demo import DATA
 from jobs.s3_server import S3Server
 from pipeline.storage import Place
 
-STAGES = ("Segment", "Encode", "Fetch", "Write")  # whose workers are killed
+STAGES = ("Segment", "Encode", "Fetch", "Write", "_Register", "_Board")  # whose workers are killed
 ATTEMPTS = 8  # of the undisturbed end
 BAD = {"empty.png": (b"", "EmptyFile: "), "page.png": (b"<html>404</html>", "NotAnImage: ")}
 

@@ -53,7 +53,7 @@ def test_workers_killed_while_the_job_goes_on(
     inputs, output = plates(120), place(tmp_path / "out")
     generator = random.Random(1)
     with Job(tmp_path / "plates", output.url, "--workers", 1) as job:
-        for name in ("Segment", "Encode", "Segment"):
+        for name in ("Segment", "_Register", "Encode"):
             job.until_says("segmenting")
             victims = wait_for(lambda n=name: workers(job.below(), n), f"a worker of {name}", unless=lambda: job.ended)
             time.sleep(generator.uniform(0, 2))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 def shard(members: Iterable[tuple[str, Path]]) -> bytes:
     """A tar of files under other names."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, path in members:
             tar.add(path, arcname=name)
     return buffer.getvalue()
