@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MINUTES ?= 10
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench soak clean
 
 demo: $(READY)  ## the main job on real images from a real local S3, and a picture of the result
 	$(BIN)/maskfleet demo
@@ -22,6 +23,9 @@ bench: $(READY)  ## the figures of BENCHMARKS.md
 	$(BIN)/maskfleet benchmark model --images tests/data/photos --size 3000x4000
 	$(BIN)/maskfleet benchmark model --weights nuclei
 	$(BIN)/maskfleet benchmark rle
+
+soak: $(READY)  ## breaks a job at random for MINUTES and prints what became of its rows
+	$(BIN)/python tests/soak.py --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,6 +17,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import s3fs
 
@@ -32,6 +33,7 @@ class S3Server:
     Attributes:
         endpoint: its URL.
         environment: the variables with which any AWS client finds it, and only it.
+        reader: the same for an identity that may list and read, not write.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -46,6 +48,10 @@ class S3Server:
             "AWS_ACCESS_KEY_ID": self._key,
             "AWS_SECRET_ACCESS_KEY": self._secret,
             "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        self.reader = self.environment | {
+            "AWS_ACCESS_KEY_ID": "reader",
+            "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
         }
 
     def __enter__(self) -> S3Server:
@@ -69,11 +75,11 @@ class S3Server:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "s3.json"
-        credentials = [{"accessKey": self._key, "secretKey": self._secret}]
-        actions = ["Admin", "Read", "Write", "List", "Tagging"]
-        config.write_text(
-            json.dumps({"identities": [{"name": "demo", "credentials": credentials, "actions": actions}]})
-        )
+        identities = [
+            _identity(self.environment, "Admin", "Read", "Write", "List", "Tagging"),
+            _identity(self.reader, "Read", "List"),
+        ]
+        config.write_text(json.dumps({"identities": identities}))
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [_binary(), *self._arguments(config)],
@@ -145,6 +151,12 @@ class S3Server:
             "metricsPort": 0,
         }
         return ["server", "-filer", "-s3", *(f"-{k}={v}" for k, v in settings.items())]
+
+
+def _identity(environment: dict[str, str], *actions: str) -> dict[str, Any]:
+    """An identity of the server's configuration: who has these keys may do these actions."""
+    key, secret = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
+    return {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": list(actions)}
 
 
 def _binary() -> str:

@@ -1,11 +1,63 @@
-"""A cluster of several nodes that the tests of this folder share."""
+"""A cluster of several nodes, real images in numbers, and what an undisturbed run says of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from faults.check import Row, assert_exact, rows_of, same_masks
+from faults.images import names, original
+from faults.jobs import run
+from PIL import Image
 from raylets import Raylets
+
+from pipeline.storage import Place, place
+
+
+@pytest.fixture(scope="session")
+def sources(nuclei: Path) -> list[Path]:
+    """A dozen images of 256x256 pixels with few objects and with many."""
+    return [p for p in sorted(nuclei.iterdir()) if Image.open(p).size == (256, 256)][:12]
+
+
+@pytest.fixture(scope="session")
+def reference(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
+    """The rows of a run in which nothing was broken, by file name."""
+    folder = tmp_path_factory.mktemp("sources")
+    for path in sources:
+        shutil.copy(path, folder)
+    output = place(tmp_path_factory.mktemp("reference") / "out")
+    run(folder, output.url, "--workers", 1)
+    rows = {original(uri): row for uri, row in rows_of(output).items()}
+    assert len(rows) == len(sources)
+    assert all(row["score"] for row in rows.values())
+    return rows
+
+
+@pytest.fixture
+def unharmed(reference: dict[str, Row]) -> Callable[[Place, list[str]], None]:
+    """Fails unless an output has exactly one row for each address, and those of an undisturbed run."""
+
+    def check(output: Place, inputs: list[str]) -> None:
+        assert_exact(output, inputs)
+        same_masks(output, reference, original)
+
+    return check
+
+
+@pytest.fixture
+def plates(sources: list[Path], tmp_path: Path) -> Callable[[int], list[str]]:
+    """Makes a folder `plates` of so many images: the sources under other names; gives their paths."""
+
+    def make(count: int) -> list[str]:
+        folder = tmp_path / "plates"
+        folder.mkdir()
+        chosen = enumerate(names(sources, count))
+        return [str(shutil.copy(sources[i % len(sources)], folder / name)) for i, name in chosen]
+
+    return make
 
 
 @pytest.fixture(scope="session")

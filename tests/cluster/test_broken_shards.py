@@ -1,0 +1,101 @@
+"""Tar shards that are cut off, and one that is replaced while its images are being read."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from faults.check import Row, assert_exact, differences, rows_of
+from faults.images import names, original
+from faults.jobs import run
+from faults.proxy import Proxy
+from s3fs import S3FileSystem
+
+from jobs.s3_server import S3Server
+from pipeline.storage import place
+
+pytestmark = pytest.mark.slow
+
+
+def shard(members: Iterable[tuple[str, Path]]) -> bytes:
+    """A tar of files under other names."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, path in members:
+            tar.add(path, arcname=name)
+    return buffer.getvalue()
+
+
+def whole_members(data: bytes) -> tuple[list[str], list[str]]:
+    """Names of the members whose header is there, and of those whose bytes are, by walking the blocks."""
+    headers, whole, at = [], [], 0
+    while at + tarfile.BLOCKSIZE <= len(data):
+        member = tarfile.TarInfo.frombuf(data[at : at + tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+        end = at + tarfile.BLOCKSIZE + member.size
+        headers.append(member.name)
+        if end <= len(data):
+            whole.append(member.name)
+        at = at + tarfile.BLOCKSIZE + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return headers, whole
+
+
+def test_shards_that_are_cut_off(sources: list[Path], reference: dict[str, Row], tmp_path: Path) -> None:
+    folder, output = tmp_path / "shards", place(tmp_path / "out")
+    folder.mkdir()
+    tar = shard(zip(names(sources, 10), sources, strict=False))
+    asked, good = [], []
+    cuts = {"header": 700, "member": len(tar) // 3, "late": len(tar) - 30_000, "block": 512}
+    for name, end in cuts.items():
+        path = folder / f"{name}.tar"
+        path.write_bytes(tar[:end])
+        headers, whole = whole_members(tar[:end])
+        asked += [str(path), *(f"{path}#{member}" for member in headers)]
+        good += [f"{path}#{member}" for member in whole]
+    assert len(good) > 8
+    record = run(folder, output.url, "--workers", 1)
+    assert_exact(output, asked)
+    rows = rows_of(output)
+    assert {uri for uri, row in rows.items() if row["error"] is None} == set(good)
+    assert not differences({uri: rows[uri] for uri in good}, reference, original)
+    assert record["errors"]["DamagedShard"] == len(cuts)
+    assert record["failed"] == len(asked) - len(good)
+
+
+def test_a_shard_that_is_replaced_while_it_is_read(
+    s3_server: S3Server, bucket: tuple[S3FileSystem, str], sources: list[Path], reference: dict[str, Row]
+) -> None:
+    fs, name = bucket
+    files = [(n, sources[i % len(sources)]) for i, n in enumerate(names(sources, 84))]
+    fs.pipe_file(f"{name}/shards/0.tar", shard(files[:80]))  # two read tasks
+    arguments = (f"s3://{name}/shards", f"s3://{name}/masks", "--workers", 1)
+    output, asked = place(arguments[1]), [f"s3://{name}/shards/0.tar#{n}" for n, _ in files]
+    with Proxy(s3_server.endpoint) as proxy:
+        proxy.hook = _replace_at_second_read(fs, f"{name}/shards/0.tar", shard(files[::-1]))
+        run(*arguments, environment={"AWS_ENDPOINT_URL_S3": proxy.endpoint})
+    rows = rows_of(output)
+    assert sorted(rows) == sorted(asked[:80])
+    read = {uri: row for uri, row in rows.items() if row["error"] is None}
+    assert not differences(read, reference, original), "bytes of one image under the name of another"
+    assert len(read) >= 64
+    run(*arguments)
+    assert_exact(output, asked)
+    read = {uri: row for uri, row in rows_of(output).items() if row["error"] is None}
+    assert not differences(read, reference, original)
+    assert len(read) >= 68, "the four new images"
+
+
+def _replace_at_second_read(fs: S3FileSystem, key: str, data: bytes):
+    """A hook that replaces an object just before it is read for the second time after the catalog was written."""
+    seen = {"catalog": False, "reads": 0}
+
+    def hook(method: str, path: str) -> None:
+        seen["catalog"] |= method == "PUT" and "/catalog/" in path
+        if method == "GET" and path == f"/{key}" and seen["catalog"]:
+            seen["reads"] += 1
+            if seen["reads"] == 2:
+                fs.pipe_file(key, data)
+
+    return hook

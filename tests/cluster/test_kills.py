@@ -1,0 +1,62 @@
+"""SIGKILL to a job's driver, its raylet and its workers, at random times, on one machine."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from faults.check import account
+from faults.jobs import Job, end, raylets, run, wait_for, workers
+
+from pipeline.storage import Place, place
+
+pytestmark = pytest.mark.slow
+Check = Callable[[Place, list[str]], None]
+
+
+def test_driver_and_raylet_killed_again_and_again(
+    plates: Callable[[int], list[str]], unharmed: Check, tmp_path: Path
+) -> None:
+    inputs, output = plates(180), place(tmp_path / "out")
+    generator, rows = random.Random(0), 0
+    with ExitStack() as jobs:  # a killed driver's workers may write for seconds yet, and the next run must bear it
+        for victim in ("driver", "raylet", "driver"):
+            job = jobs.enter_context(Job(tmp_path / "plates", output.url, "--workers", 1))
+            job.until_says("segmenting")
+            job.until_results(output, len(output.join("results").list(".parquet")) + 1)
+            time.sleep(generator.uniform(0, 1))
+            assert not job.ended, "the job ended before it could be killed"
+            if victim == "driver":
+                job.kill()
+            else:
+                end(raylets(job.below()))
+                assert job.wait() == 1
+            before, rows = rows, account(output, inputs).rows
+            assert rows > before, "a restart made no progress"
+        job = jobs.enter_context(Job(tmp_path / "plates", output.url, "--workers", 1))
+        job.until_says("segmenting")
+        time.sleep(generator.uniform(0, 8))
+        job.kill()
+        record = run(tmp_path / "plates", output.url, "--workers", 1)
+    unharmed(output, inputs)
+    assert record["images_before"] > 0
+    assert record["images_before"] + record["images_to_do"] == len(inputs)
+
+
+def test_workers_killed_while_the_job_goes_on(
+    plates: Callable[[int], list[str]], unharmed: Check, tmp_path: Path
+) -> None:
+    inputs, output = plates(120), place(tmp_path / "out")
+    generator = random.Random(1)
+    with Job(tmp_path / "plates", output.url, "--workers", 1) as job:
+        for name in ("Segment", "_Register", "Encode"):
+            job.until_says("segmenting")
+            victims = wait_for(lambda n=name: workers(job.below(), n), f"a worker of {name}", unless=lambda: job.ended)
+            time.sleep(generator.uniform(0, 2))
+            end(victims)
+        assert job.wait() == 0, job.log
+    unharmed(output, inputs)

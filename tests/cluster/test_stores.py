@@ -1,0 +1,120 @@
+"""Stores that break under a job: killed, slow, busy, cutting off, refusing, full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from faults.images import upload
+from faults.jobs import Job, run
+from faults.proxy import Faults, Proxy
+from s3fs import S3FileSystem
+
+from jobs.s3_server import S3Server
+from pipeline.storage import Place, place
+
+pytestmark = pytest.mark.slow
+Check = Callable[[Place, list[str]], None]
+
+
+def assert_one_line(log: str, *words: str) -> None:
+    """A job that ended with exit status 1 said why in one line, without a traceback."""
+    errors = [line for line in log.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, log
+    assert all(word in errors[0] for word in words), errors
+    assert "Traceback" not in log
+
+
+def test_a_server_killed_and_started_again(sources: list[Path], unharmed: Check, tmp_path: Path) -> None:
+    with S3Server() as server:
+        fs = server.filesystem()
+        fs.mkdir("lab")
+        inputs = upload(fs, sources, "lab/plates", 80)
+        arguments = ("s3://lab/plates", "s3://lab/masks", "--workers", 1)
+        output = Place("s3://lab/masks", _options(server))
+        with Job(*arguments, environment=server.environment) as job:
+            for seconds in (5, 10):
+                job.until_results(output, len(output.join("results").list(".parquet")) + 1)
+                server.kill()
+                time.sleep(seconds)
+                server.start()
+            if job.wait():
+                assert_one_line(job.log, "s3://lab/")
+        run(*arguments, environment=server.environment)
+        unharmed(output, inputs)
+
+
+def _options(server: S3Server) -> dict[str, str]:
+    """Storage options for a server that the environment does not name."""
+    keys = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "endpoint_url": "AWS_ENDPOINT_URL_S3"}
+    return {option: server.environment[variable] for option, variable in keys.items()}
+
+
+def test_a_slow_busy_and_cutting_store(
+    s3_server: S3Server, bucket: tuple[S3FileSystem, str], sources: list[Path], unharmed: Check
+) -> None:
+    fs, name = bucket
+    inputs = upload(fs, sources, f"{name}/plates", 64)
+    output = place(f"s3://{name}/masks")
+    with Proxy(s3_server.endpoint, Faults(delay=0.05, busy=0.05, cut=0.05, drop=0.03), seed=3) as proxy:
+        environment = {"AWS_ENDPOINT_URL_S3": proxy.endpoint}
+        run(f"s3://{name}/plates", output.url, "--workers", 1, environment=environment)
+        injected = proxy.counts.faults
+        assert min(injected[kind] for kind in ("busy", "cut", "drop")) >= 3, injected
+    unharmed(output, inputs)
+
+
+def test_keys_that_may_not_write(
+    s3_server: S3Server, bucket: tuple[S3FileSystem, str], sources: list[Path], unharmed: Check
+) -> None:
+    fs, name = bucket
+    inputs = upload(fs, sources, f"{name}/plates", 12)
+    arguments = (f"s3://{name}/plates", f"s3://{name}/masks", "--workers", 1)
+    with Job(*arguments, environment=s3_server.reader) as job:
+        assert job.wait() == 1
+        assert_one_line(job.log, f"s3://{name}/masks", "access denied")
+        assert "starting Ray" not in job.log
+        assert s3_server.reader["AWS_SECRET_ACCESS_KEY"] not in job.log
+    run(*arguments)
+    unharmed(place(f"s3://{name}/masks"), inputs)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file that takes all that is left of a disk."""
+    filler = folder / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return filler
+
+
+def test_a_disk_that_is_full(
+    small_disk: Path, plates: Callable[[int], list[str]], unharmed: Check, tmp_path: Path
+) -> None:
+    inputs, output = plates(40), place(small_disk / "masks")
+    arguments = (tmp_path / "plates", output.url, "--workers", 1)
+    with Job(*arguments) as job:
+        job.until_says("segmenting")
+        filler = fill(small_disk)
+        assert job.wait() == 1
+        assert_one_line(job.log, output.url, "No space left on device")
+    filler.unlink()
+    run(*arguments)
+    unharmed(output, inputs)

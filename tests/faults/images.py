@@ -1,0 +1,28 @@
+"""A few shipped images in numbers: the same content under other names, so that one run says what all should be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from s3fs import S3FileSystem
+
+
+def names(sources: Sequence[Path], count: int) -> list[str]:
+    """So many file names, the sources' in turn with a number before each."""
+    return [f"{i:04d}-{sources[i % len(sources)].name}" for i in range(count)]
+
+
+def original(uri: str) -> str:
+    """The file name of the image that an address is a copy of."""
+    return re.sub(r"^\d{4}-", "", re.split("[/#]", uri)[-1])
+
+
+def upload(fs: S3FileSystem, sources: Sequence[Path], prefix: str, count: int) -> list[str]:
+    """So many images below a prefix (`bucket/plates`); their addresses."""
+    keys = [f"{prefix}/{name}" for name in names(sources, count)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: fs.pipe_file(keys[i], sources[i % len(sources)].read_bytes()), range(count)))
+    return [f"s3://{key}" for key in keys]

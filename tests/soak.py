@@ -1,0 +1,262 @@
+"""Breaks one growing job at random for some minutes, starts it again until it is done, and prints a score.
+
+    python tests/soak.py --minutes 10 --seed 0
+
+Everything is real: an S3 server behind a proxy that misbehaves, a cluster of raylets, the job as a user runs
+it, on that cluster or on a Ray of its own. The exit status is 0 if no row was lost or doubled and no mask differs
+from those of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+import sys
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from faults.check import Row, account, bit_equal, differences, rows_of
+from faults.images import original
+from faults.jobs import Job, end, raylets, run, workers
+from faults.nodes import Nodes
+from faults.proxy import Faults, Proxy
+from PIL import Image
+
+from jobs.demo import DATA
+from jobs.s3_server import S3Server
+from pipeline.storage import Place
+
+STAGES = ("Segment", "Encode", "Fetch", "Write", "_Register", "_Board")  # whose workers are killed
+ATTEMPTS = 8  # of the undisturbed end
+BAD = {"empty.png": (b"", "EmptyFile: "), "page.png": (b"<html>404</html>", "NotAnImage: ")}
+
+
+class Soak:
+    """One output and all that may befall it."""
+
+    def __init__(self, server: S3Server, proxy: Proxy, nodes: Nodes, seed: int) -> None:
+        self.server, self.proxy, self.nodes, self.random = server, proxy, nodes, random.Random(seed)
+        self.sources = [p for p in sorted((DATA / "images").iterdir()) if Image.open(p).size == (256, 256)][:12]
+        self.inputs: list[str] = []
+        self.bad: dict[str, str] = {}  # address to the beginning of its error
+        self.injected, self.statuses = Counter[str](), Counter[str]()
+        self.job: Job | None = None
+        self.on_cluster = False
+        options = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "endpoint_url": "AWS_ENDPOINT_URL_S3"}
+        self.output = Place("s3://lab/masks", {k: server.environment[v] for k, v in options.items()})
+        self.began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line with the time since the start."""
+        print(f"{time.monotonic() - self.began:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    def grow(self) -> None:
+        """New images: loose, in a new shard, and now and then a bad one."""
+        fs, start = self.server.filesystem(), len(self.inputs)
+        numbers = range(start, start + self.random.randint(30, 70))
+        names = [f"{i % 10_000:04d}-{self.sources[i % len(self.sources)].name}" for i in numbers]
+        data = [self.sources[i % len(self.sources)].read_bytes() for i in numbers]
+        if self.random.random() < 0.5:
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w") as tar:
+                for name, content in zip(names, data, strict=True):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+            fs.pipe_file(f"lab/plates/{start:06d}.tar", buffer.getvalue())
+            self.inputs += [f"s3://lab/plates/{start:06d}.tar#{name}" for name in names]
+        else:
+            for name, content in zip(names, data, strict=True):
+                fs.pipe_file(f"lab/plates/{start:06d}/{name}", content)
+            self.inputs += [f"s3://lab/plates/{start:06d}/{name}" for name in names]
+        name, (content, error) = self.random.choice(list(BAD.items()))
+        fs.pipe_file(f"lab/plates/{start:06d}-{name}", content)
+        self.inputs.append(f"s3://lab/plates/{start:06d}-{name}")
+        self.bad[self.inputs[-1]] = error
+        self.say(f"{len(numbers) + 1} more images, {len(self.inputs)} now")
+
+    def command(self) -> tuple[tuple[object, ...], dict[str, str]]:
+        """The job's arguments and environment, on the cluster or on a Ray of its own."""
+        environment = self.server.environment | {"AWS_ENDPOINT_URL_S3": self.proxy.endpoint}
+        self.on_cluster = self.random.random() < 0.5
+        if self.on_cluster:
+            environment |= self.nodes.environment
+        return ("s3://lab/plates", self.output.url, "--workers", 1), environment
+
+    def disturbed(self, until: float) -> None:
+        """One start of the job, broken until it ends or the time is over."""
+        arguments, environment = self.command()
+        with Job(*arguments, environment=environment) as job:
+            self.job = job
+            where = "cluster" if self.on_cluster else "this machine"
+            self.say(f"job starts on the {where}" if self.on_cluster else f"job starts on {where}")
+            while not self._ends_within(self.random.uniform(2, 14), until):
+                fault = self.random.choice(self.faults)
+                if fault():
+                    name = fault.__name__.strip("_").replace("_", " ")
+                    self.injected[name] += 1
+                    self.say(name)
+                if time.monotonic() > until:
+                    break
+            status = job.wait()
+            self.statuses["killed" if status == -9 else str(status)] += 1
+            last = next((line for line in job.log.splitlines()[::-1] if line.strip()), "")
+            self.say(f"job ends with status {status}: {last[:200]}")
+
+    def _ends_within(self, seconds: float, until: float) -> bool:
+        deadline = min(time.monotonic() + seconds, until)
+        while time.monotonic() < deadline:
+            if self.job.ended:
+                return True
+            time.sleep(0.2)
+        return self.job.ended
+
+    @property
+    def faults(self) -> list[Callable[[], bool]]:
+        """Each does its harm and says whether it could."""
+        return [
+            self._driver_killed,
+            self._raylet_killed,
+            self._worker_killed,
+            self._worker_killed,
+            self._store_killed,
+            self._store_busy,
+            self._store_cuts,
+            self._store_slow,
+            self._second_job,
+        ]
+
+    def _driver_killed(self) -> bool:
+        self.job.kill()
+        return True
+
+    def _raylet_killed(self) -> bool:
+        if not self.on_cluster:
+            victims = raylets(self.job.below())
+            end(victims)
+            return bool(victims)
+        self.nodes.kill(self.random.choice(list(self.nodes.raylets)))
+        self.nodes.add()
+        return True
+
+    def _worker_killed(self) -> bool:
+        below = self.nodes.below() if self.on_cluster else self.job.below()
+        victims = [p for stage in STAGES for p in workers(below, stage)]
+        if victims:
+            end([self.random.choice(victims)])
+        return bool(victims)
+
+    def _store_killed(self) -> bool:
+        self.server.kill()
+        time.sleep(self.random.uniform(0, 8))
+        self.server.start()
+        return True
+
+    def _for_a_while(self, faults: Faults) -> bool:
+        self.proxy.faults = faults
+        self._ends_within(self.random.uniform(5, 15), time.monotonic() + 15)
+        self.proxy.heal()
+        return True
+
+    def _store_busy(self) -> bool:
+        return self._for_a_while(Faults(busy=self.random.uniform(0.1, 0.5)))
+
+    def _store_cuts(self) -> bool:
+        return self._for_a_while(Faults(cut=self.random.uniform(0.1, 0.4), drop=self.random.uniform(0, 0.2)))
+
+    def _store_slow(self) -> bool:
+        return self._for_a_while(Faults(delay=self.random.uniform(0.2, 2)))
+
+    def _second_job(self) -> bool:
+        if "segmenting" not in self.job.log:
+            return False
+        arguments, environment = self.command()
+        with Job(*arguments, environment=environment) as second:
+            status = second.wait()
+        if not self.job.ended and status != 1:
+            self.injected["second jobs that were let in"] += 1
+        return True
+
+    def finish(self) -> int:
+        """Runs the job undisturbed until it says that it is done; the number of starts."""
+        self.proxy.heal()
+        for attempt in range(1, ATTEMPTS + 1):
+            arguments, environment = self.command()
+            with Job(*arguments, environment=environment) as job:
+                status = job.wait()
+                self.say(f"undisturbed run ends with status {status}")
+                if status == 0:
+                    return attempt
+                self.say(job.log[-2000:])
+        return ATTEMPTS
+
+
+def score(soak: Soak, reference: dict[str, Row], starts: int, minutes: float) -> dict[str, object]:
+    """What was done to the job, and what became of its rows."""
+    found, rows = account(soak.output, soak.inputs), rows_of(soak.output)
+    good = {uri: row for uri, row in rows.items() if uri not in soak.bad}
+    unequal = differences(good, reference, original)
+    wrong = {u: e for u, e in soak.bad.items() if u in rows and not (rows[u]["error"] or "").startswith(e)}
+    for uri, text in list((unequal | wrong).items())[:10]:
+        soak.say(f"differs: {uri}: {text}")
+    return {
+        "minutes": round(minutes, 1),
+        "faults": dict(soak.injected.most_common()),
+        "faults_in_all": soak.injected.total(),
+        "requests": soak.proxy.counts.requests.total(),
+        "requests_failed": {k: v for k, v in soak.proxy.counts.faults.items() if k != "delay"},
+        "exit_statuses": dict(soak.statuses),
+        "starts_until_done": soak.statuses.total() + starts,
+        "rows_expected": len(soak.inputs),
+        "rows": found.rows,
+        "lost": len(found.lost),
+        "doubled": len(found.doubled),
+        "strange": len(found.strange),
+        "catalog_differs": len(found.uncatalogued),
+        "stray_files": len(found.stray),
+        "pending_checkpoints": len(found.pending),
+        "masks_unequal": len(unequal),
+        "masks_bit_equal": bit_equal(good, reference, original),
+        "errors_unexpected": len(wrong),
+    }
+
+
+def soak(minutes: float, seed: int) -> bool:
+    """Breaks, mends and counts; whether nothing was lost, doubled or different."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maskfleet-soak-")))
+        server = stack.enter_context(S3Server())
+        proxy = stack.enter_context(Proxy(server.endpoint, seed=seed))
+        nodes = stack.enter_context(Nodes(2))
+        server.filesystem().mkdir("lab")
+        it = Soak(server, proxy, nodes, seed)
+        it.say("an undisturbed run for reference")
+        (folder / "sources").mkdir()
+        for path in it.sources:
+            (folder / "sources" / path.name).write_bytes(path.read_bytes())
+        run(folder / "sources", folder / "reference", "--workers", 1)
+        reference = {original(uri): row for uri, row in rows_of(Place(str(folder / "reference"))).items()}
+        began = time.monotonic()
+        while time.monotonic() < began + 60 * minutes:
+            it.grow()
+            it.disturbed(began + 60 * minutes)
+        starts = it.finish()
+        result = score(it, reference, starts, (time.monotonic() - began) / 60)
+    print(json.dumps(result, indent=2))
+    faultless = ("lost", "doubled", "strange", "catalog_differs", "stray_files", "pending_checkpoints", "masks_unequal")
+    return not any(result[key] for key in (*faultless, "errors_unexpected"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long to break it (10)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    given = parser.parse_args()
+    sys.exit(0 if soak(given.minutes, given.seed) else 1)
