@@ -22,7 +22,7 @@ from model.mask_rcnn import batches
 from model.rpn import propose
 from model.transform import resized_size, shrink, to_input
 from pipeline.decode import open_image, to_rgb
-from pipeline.job import MAX_PIXELS
+from pipeline.options import MAX_PIXELS
 
 STAGES = ("decode", "input", "dense", "proposals", "boxes", "masks", "download", "rle")
 ON_CPUS = ("decode", "rle")  # tasks beside the actor in a job; the rest is the actor's

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from results import failed, segmented, table, write_output
 
+from pipeline import results
 from pipeline.schema import image_id
 from pipeline.storage import Place, place
 from pipeline.whole_files import sink
