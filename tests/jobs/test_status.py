@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from jobs.evaluate import evaluate
 from jobs.status import status
+from pipeline import lease
 from pipeline.storage import Place
 
 app = typer.Typer()
@@ -113,3 +116,19 @@ def test_evaluate_refuses_in_one_line(output: Place, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
     assert "is not JSON" in result.stderr
+
+
+def test_status_shows_a_job_that_runs_and_not_one_that_died(output: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW", 0.1)
+    with lease.Lease(output, "now", lambda error: None, lambda text: None) as held:
+        held.say(images=3, left=8, failed=1, images_per_second=0.5)
+        time.sleep(0.5)
+        shown = run("status", output.url).stdout
+        assert f"process {os.getpid()}" in shown
+        assert "3 of 8 images at 0.50 images/s, 1 failed" in shown
+        running = json.loads(run("status", output.url, "--json").stdout)["running"]
+        assert running["progress"]["left"] == 8
+    assert "running:" not in run("status", output.url).stdout
+    dead = running | {"space": "a machine that is gone", "renewed": "2026-03-01T10:00:00+00:00"}
+    output.join(lease.NAME).put(json.dumps(dead).encode())
+    assert "running:" not in run("status", output.url).stdout
