@@ -95,6 +95,8 @@ class _Ranged:
         for i, row in enumerate(rows):
             if row["kind"] == "tar" and row["length"] == 0:
                 errors[i] = errors[i] or EMPTY
+            if (row["length"] or 0) > LIMIT:
+                errors[i] = errors[i] or f"TooManyBytes: {row['length']:,} bytes are over the limit of {LIMIT:,}"
             if errors[i] is None:
                 by_store.setdefault(family(Place(row["container"]).protocol), []).append(i)
         for chosen in by_store.values():
@@ -171,6 +173,7 @@ class _Streamed:
 
 
 EMPTY = "EmptyFile: 0 bytes"
+LIMIT = 4 << 30  # bytes of one image: a video named .tif, say, would take all the memory of its machine
 
 
 def _verify(group: pa.Table, data: list[Any], errors: list[Any], options: dict[str, Any], patience: float) -> None:

@@ -17,13 +17,13 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
+from shards import parquet_of, tar_of
 
 from pipeline import catalog, parts
 from pipeline.ids import IdSet
 from pipeline.inputs import containers
 from pipeline.schema import CATALOG, image_id
 from pipeline.storage import Place, place
-from tests.shards import parquet_of, tar_of
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:

@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from s3fs import S3FileSystem
+from shards import Counter, counting, parquet_of, tar_of
 
 from jobs.s3_server import S3Server
 from pipeline import catalog
-from pipeline.contents import fetched
+from pipeline.contents import LIMIT, fetched
 from pipeline.errors import InputError
 from pipeline.inputs import containers
 from pipeline.lookup import file_addresses, image_bytes
 from pipeline.matching import match
 from pipeline.reading import GAP, LARGEST, merge
 from pipeline.schema import image_id
-from pipeline.source import _read
+from pipeline.source import rows_of
 from pipeline.storage import Place, place
-from tests.shards import Counter, counting, parquet_of, tar_of
 
 MEMBER = st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 40 << 20), st.integers(1, 3 << 20))
 
@@ -68,7 +68,7 @@ def images(count: int, size: int) -> dict[str, bytes]:
 
 def owed(output: Place, done: np.ndarray = catalog.NONE, size: int = 4 << 20) -> list[pa.Table]:
     """The rows of each read task, as Ray's tasks read them."""
-    return [table for s in catalog.slices(output, done, 64, size) for table in _read(output, s)]
+    return [rows_of(output, s) for s in catalog.slices(output, done, 64, size)]
 
 
 def fetch(tasks: list[pa.Table]) -> tuple[dict[str, bytes | str], list[int]]:
@@ -221,3 +221,15 @@ def test_rows_of_parquet_files_match_annotations_by_their_paths(tmp_path: Path) 
     assert found == {image_id(f"{tmp_path}/f.parquet#0/0"): f"{tmp_path}/f.parquet/a/x.png"}
     uris = [*found.values(), f"{tmp_path}/f.parquet#1/0", f"{tmp_path}/x.tgz#b/x.png"]
     assert match(uris, ["b/x.png", "a/x.png"]) == {0: 2, 1: 0}
+
+
+def test_an_object_too_large_for_any_image_is_not_fetched(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with (tmp_path / "in" / "video.tif").open("wb") as file:
+        file.truncate(LIMIT + 1)  # sparse: it takes no space
+    output = place(tmp_path / "out")
+    catalog.update(output, containers([place(tmp_path / "in")], output))
+    (work,) = catalog.slices(output, np.zeros(0, np.int64), 64, 32 << 20)
+    ((row,),) = [t.to_pylist() for t in fetched(rows_of(output, work), {})]
+    assert row["data"] is None
+    assert row["error"].startswith("TooManyBytes: 4,294,967,297 bytes")

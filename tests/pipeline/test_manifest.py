@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from s3fs import S3FileSystem
+from shards import parquet_of, tar_of
+from test_inputs import containers
 
 from pipeline.errors import InputError
 from pipeline.storage import place
-from tests.pipeline.test_inputs import containers
-from tests.shards import parquet_of, tar_of
 
 ENTRIES = ["a b.png", "deep/é.jpg", "../up.png", "/abs/c.tif", "s3://bucket/d.png", "https://host/e.jpg?size=1"]
 

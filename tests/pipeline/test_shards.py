@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from shards import parquet_of, tar_of
 
 from pipeline import catalog
 from pipeline.contents import fetched
@@ -16,7 +17,6 @@ from pipeline.errors import InputError
 from pipeline.inputs import containers
 from pipeline.schema import CATALOG
 from pipeline.storage import Place, place
-from tests.shards import parquet_of, tar_of
 
 STRUCTS = [{"bytes": b"one", "path": "a/x.png"}, {"bytes": b"two", "path": "b.jpg"}, None]
 
