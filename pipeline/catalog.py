@@ -63,7 +63,7 @@ class Totals:
 def update(
     output: Place,
     found: Iterable[list[Container]],
-    done: np.ndarray = NONE,
+    done: np.ndarray,
     *,
     pattern: str | None = None,
     column: str | None = None,
@@ -94,9 +94,12 @@ def update(
     """
     folder = output.join("catalog")
     work = Update(parts.load(folder), parts.Writer(folder), pattern, column, options or {}, report)
-    for batch in found:
-        work.take(batch)
-    work.finish()
+    try:
+        for batch in found:
+            work.take(batch)
+        work.finish()
+    finally:
+        work.pool.shutdown(wait=False, cancel_futures=True)
     if work.changed or work.known.repeated or work.known.outdated or not contains(done, work.known.gone).all():
         work.rewrite(done)
     return sum(pq.read_metadata(p.path, filesystem=p.arrow()).num_rows for p in folder.list(".parquet"))

@@ -161,14 +161,14 @@ class _Streamed:
         if isinstance(size, Exception):
             raise ObjectError(self.place.url) from size
         file = ObjectFile(self.place, size, patience)
-        rows = run.select(["part", "offset", "column"]).to_pylist()
+        parts, offsets = run["part"].to_pylist(), run["offset"].to_pylist()
         wanted = [i for i, error in enumerate(self.errors) if error is None]
         if run["kind"][0].as_py() == "tgz":
-            yield from tar.contents(file, {rows[i]["offset"]: i for i in wanted})
+            yield from tar.contents(file, {offsets[i]: i for i in wanted})
             return
         groups: dict[int, dict[int, int]] = {}
         for i in wanted:
-            groups.setdefault(rows[i]["part"], {})[rows[i]["offset"]] = i
+            groups.setdefault(parts[i], {})[offsets[i]] = i
         yield from parquet_images.contents(file, run["column"][0].as_py(), groups)
 
 

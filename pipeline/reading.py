@@ -182,5 +182,7 @@ def or_error(call: Callable[[], Any]) -> Any:
 
 def _final(error: Exception) -> bool:
     """Whether asking again cannot help: the object is missing, forbidden, a folder, or shorter than it was."""
+    if 400 <= getattr(error, "status", 0) < 500:  # a web server's word
+        return getattr(error, "status", 0) not in (408, 429)
     wrong = FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError | ValueError
     return isinstance(error, wrong) or getattr(error, "errno", None) == errno.EINVAL

@@ -58,7 +58,6 @@ class Update:
         """Waits for the shards that are still being read, and writes everything."""
         while self.waiting:
             self._collect()
-        self.pool.shutdown()
         self.writer.flush()
 
     def rewrite(self, done: np.ndarray) -> None:

@@ -279,7 +279,7 @@ def test_a_catalog_of_version_0_1_is_taken_over(root: Path, tmp_path: Path) -> N
 def test_totals_count_what_is_left(root: Path, tmp_path: Path) -> None:
     (root / "list.txt").write_text("x.png\ny.png\n")
     output = place(tmp_path / "out")
-    catalog.update(output, containers([place(root), place(root / "list.txt")], output))
+    catalog.update(output, containers([place(root), place(root / "list.txt")], output), catalog.NONE)
     done = np.sort(np.array([image_id(f"{root}/a.png"), image_id(f"{root}/x.png")], np.int64))
     got = catalog.totals(output, done)
     assert (got.images, got.left, got.bytes, got.unsized) == (6, 4, 7, 1)

@@ -96,7 +96,7 @@ def test_a_store_is_asked_for_each_shard_about_once(counted: Counter, bucket: tu
     for key, data in loose.items():
         fs.pipe_file(f"{name}/in/{key}", data)
     root, output = f"s3://{name}/in", place(f"s3://{name}/out")
-    catalog.update(output, containers([place(root)], output))
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
     share = {key: counted.bytes(key) / len(data) for key, data in shards.items()}
     assert share["s.tar"] < 0.12  # its headers
     assert share["s.parquet"] < 0.02  # its footer and the paths
@@ -119,7 +119,7 @@ def test_a_store_is_asked_for_each_shard_about_once(counted: Counter, bucket: tu
     assert not [r for r in counted.requests if r.method == "HEAD" and r.path.endswith("jpg")]
 
     counted.requests.clear()
-    catalog.update(output, containers([place(root)], output))
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
     assert not [r for r in counted.requests if "/in/" in r.path]  # listed, not opened
     ids = np.sort(np.array([image_id(u) for u in got if "#" not in u or ".tar#" in u or "#0/" in u or "#2/" in u]))
     fetch(owed(output, ids))
@@ -138,7 +138,7 @@ def test_a_shard_that_changed_since_gives_no_wrong_pixels(bucket: tuple[S3FileSy
         fs.pipe_file(f"{name}/in/loose.jpg", next(iter(contents.values())))
 
     write(members)
-    catalog.update(output, containers([place(root)], output))
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
     tasks = owed(output)
     before, sizes = fetch(tasks)
     assert not [v for v in before.values() if isinstance(v, str)]
@@ -166,7 +166,7 @@ def test_tables_are_bounded_by_what_the_catalog_says(tmp_path: Path) -> None:
     members = images(40, 1 << 20)
     (root / "s.tgz").write_bytes(tar_of(members, compress=True))
     (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 40))
-    catalog.update(output, containers([place(root)], output))
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
     tasks = owed(output)
     assert [len(t) for t in tasks] == [40, 40]
     got, sizes = fetch(tasks)
@@ -182,7 +182,7 @@ def test_pictures_of_every_kind_are_found_again(tmp_path: Path) -> None:
     (root / "s.tar").write_bytes(tar_of(members))
     (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 4))
     (root / "l.jpg").write_bytes(b"loose")
-    catalog.update(output, containers([place(root)], output))
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
     uris = ["s.tgz#d/007.jpg", "l.jpg", "s.parquet#1/2", "s.tar#d/001.jpg", "s.tgz#d/002.jpg", "s.parquet#0/0"]
     got = image_bytes(output, [image_id(f"{root}/{u}") for u in uris])
     every = list(members.values())
@@ -201,7 +201,7 @@ def test_a_store_that_is_down_is_waited_for_and_then_stops_the_job(
     fs.pipe_file(f"{name}/in/s.tgz", tar_of(members, compress=True))
     fs.pipe_file(f"{name}/in/s.parquet", parquet_of({"image": list(members.values())}, 10))
     fs.pipe_file(f"{name}/in/loose.jpg", b"1")
-    catalog.update(output, containers([place(root)], output))
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
     (rows,) = owed(output)
     nowhere = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 1}}}
     for kind in ("tar", "tgz", "parquet", "image"):
@@ -216,7 +216,7 @@ def test_rows_of_parquet_files_match_annotations_by_their_paths(tmp_path: Path) 
     (tmp_path / "f.parquet").write_bytes(parquet_of({"image": rows}, 1))
     (tmp_path / "x.tgz").write_bytes(tar_of({"b/x.png": b"3"}, compress=True))
     assert file_addresses(output) == {}
-    catalog.update(output, containers([place(tmp_path / n) for n in ("f.parquet", "x.tgz")], output))
+    catalog.update(output, containers([place(tmp_path / n) for n in ("f.parquet", "x.tgz")], output), catalog.NONE)
     found = file_addresses(output)
     assert found == {image_id(f"{tmp_path}/f.parquet#0/0"): f"{tmp_path}/f.parquet/a/x.png"}
     uris = [*found.values(), f"{tmp_path}/f.parquet#1/0", f"{tmp_path}/x.tgz#b/x.png"]

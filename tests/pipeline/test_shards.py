@@ -24,7 +24,7 @@ STRUCTS = [{"bytes": b"one", "path": "a/x.png"}, {"bytes": b"two", "path": "b.jp
 def catalogued(inputs: list[Path | str], output: Place, **options: str) -> list[dict]:
     """Rows of the catalog of some inputs, by address."""
     found = containers([place(i) for i in inputs], output, options.get("pattern"), options.get("column"))
-    catalog.update(output, found, **options)
+    catalog.update(output, found, catalog.NONE, **options)
     return rows(output)
 
 
