@@ -21,36 +21,36 @@ Check = Callable[[Place, list[str]], None]
 def test_driver_and_raylet_killed_again_and_again(
     plates: Callable[[int], list[str]], unharmed: Check, tmp_path: Path
 ) -> None:
-    inputs, output = plates(180), place(tmp_path / "out")
-    generator, rows = random.Random(0), 0
+    output, generator, rows = place(tmp_path / "out"), random.Random(0), 0
+    arguments = (tmp_path / "plates", output.url, "--workers", 1)
     with ExitStack() as jobs:  # a killed driver's workers may write for seconds yet, and the next run must bear it
         for victim in ("driver", "raylet", "driver"):
-            job = jobs.enter_context(Job(tmp_path / "plates", output.url, "--workers", 1))
-            job.until_says("segmenting")
+            inputs = plates(64)
+            job = jobs.enter_context(Job(*arguments))
             job.until_results(output, len(output.join("results").list(".parquet")) + 1)
             time.sleep(generator.uniform(0, 1))
-            assert not job.ended, "the job ended before it could be killed"
             if victim == "driver":
                 job.kill()
             else:
                 end(raylets(job.below()))
-                assert job.wait() == 1
+                assert job.wait() != 0
             before, rows = rows, account(output, inputs).rows
             assert rows > before, "a restart made no progress"
-        job = jobs.enter_context(Job(tmp_path / "plates", output.url, "--workers", 1))
+        inputs = plates(8)
+        job = jobs.enter_context(Job(*arguments))
         job.until_says("segmenting")
         time.sleep(generator.uniform(0, 8))
         job.kill()
-        record = run(tmp_path / "plates", output.url, "--workers", 1)
+        record = run(*arguments)
     unharmed(output, inputs)
-    assert record["images_before"] > 0
+    assert record["images_before"] >= rows
     assert record["images_before"] + record["images_to_do"] == len(inputs)
 
 
 def test_workers_killed_while_the_job_goes_on(
     plates: Callable[[int], list[str]], unharmed: Check, tmp_path: Path
 ) -> None:
-    inputs, output = plates(120), place(tmp_path / "out")
+    inputs, output = plates(80), place(tmp_path / "out")
     generator = random.Random(1)
     with Job(tmp_path / "plates", output.url, "--workers", 1) as job:
         for name in ("Segment", "_Register", "Encode"):
