@@ -11,6 +11,7 @@ import typer
 from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from jobs.benchmark_gpu import gpu
 from jobs.benchmark_model import model
 from jobs.console import USAGE, AsJson, console, errors_to_exit, fail, print_json
 from jobs.timing import alternate, extra_memory, ratio
@@ -20,6 +21,7 @@ app = typer.Typer(help="Measure on this machine. Both sides of a comparison run 
 
 
 app.command("model")(model)
+app.command("gpu")(gpu)
 
 
 @app.command("rle")

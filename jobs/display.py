@@ -80,17 +80,18 @@ class Display(Watcher):
         """The plan runs."""
         seconds = time.monotonic() - self._began
         rate = totals.images / seconds if seconds > 0 else 0.0
-        eta = f"ETA {_clock((left - totals.images) / rate)}" if totals.images else ""
+        done = min(totals.images, left)  # what a machine that died had not handed over is done, and counted, again
+        eta = f"ETA {_clock((left - done) / rate)}" if totals.images else ""
         self._bar.update(
             self._task,
             total=left,
-            completed=totals.images,
+            completed=done,
             rate=f"{rate:.2f} images/s" if totals.images else "",
             eta=eta,
         )
         self._live.update(Group(self._bar, _details(totals)))
         failed = sum(totals.errors.values())
-        self._line(f"{totals.images:,} of {left:,} images, {rate:.2f} images/s, {failed} failed {eta}")
+        self._line(f"{done:,} of {left:,} images, {rate:.2f} images/s, {failed} failed {eta}")
 
     def _line(self, text: str) -> None:
         if not err.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:

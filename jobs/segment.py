@@ -48,6 +48,7 @@ CONFIGURABLE = (
     "max_pixels",
     "tile",
     "overlap",
+    "nvjpeg",
     "compile",
     "max_error_rate",
     "retry_errors",
@@ -144,6 +145,10 @@ def segment(
             show_default=False,
         ),
     ] = None,
+    nvjpeg: Annotated[
+        bool,
+        typer.Option("--nvjpeg", help="Decode JPEG files on the GPU; grey levels may differ by a few from a CPU's."),
+    ] = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network for each input shape (torch.compile).")
     ] = False,
@@ -222,6 +227,7 @@ def segment(
         "max_pixels": max_pixels,
         "tile": tile,
         "overlap": overlap,
+        "nvjpeg": nvjpeg,
         "compile": compiled,
         "max_error_rate": max_error_rate,
         "retry_errors": retry_errors,
@@ -248,6 +254,7 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
         batch_size=values["batch_size"],
         compiled=values["compile"],
         tiling=_tiling(values["tile"], values["overlap"]),
+        nvjpeg=values["nvjpeg"],
         max_pixels=values["max_pixels"],
         limit=values["limit"],
         retry_errors=values["retry_errors"],
@@ -266,13 +273,9 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(record)
-    elif values["plan"]:
-        return report.show_plan(record)
     else:
-        report.show(record)
-    allowed = values["max_error_rate"]
-    if values["plan"]:
-        return None
+        (report.show_plan if values["plan"] else report.show)(record)
+    allowed = None if values["plan"] else values["max_error_rate"]
     if allowed is not None and record["failed"] > allowed * max(record["done"], 1):
         err.print(f"{record['failed']} of {record['done']} images failed, more than --max-error-rate {allowed}")
         raise typer.Exit(TOO_MANY_ERRORS)

@@ -136,13 +136,19 @@ def resources(workers: tuple[int, int] | None, gpus_per_worker: float, batch_siz
         raise InputError(f"--gpus-per-worker {gpus_per_worker}: the cluster has {gpus:g} GPUs")
     if gpus or not cores:  # a cluster that scales from nothing has no worker yet: GPU workers will come
         fit = max(1, int(gpus / gpus_per_worker)) if gpus else None
-        return on_gpus(workers or (1, fit), gpus_per_worker, batch_size or 16)
+        return on_gpus(workers or (1, fit), gpus_per_worker, batch_size or 16, None if workers else fit)
     return on_cpus(workers, cores, batch_size or 8)
 
 
-def on_gpus(workers: tuple[int, int | None], gpus_per_worker: float, batch_size: int) -> Resources:
-    """An actor for each `gpus_per_worker` GPUs, claiming no core: that may be the last its feeding tasks have."""
-    return Resources(_pool(*workers), gpus_per_worker, 0, 4, 1, batch_size, BATCHES * batch_size)
+def on_gpus(
+    workers: tuple[int, int | None], gpus_per_worker: float, batch_size: int, initial: int | None = None
+) -> Resources:
+    """An actor for each `gpus_per_worker` GPUs, claiming no core: that may be the last its feeding tasks have.
+
+    Args:
+        initial: actors at the start, before any work queues up; None: the fewest.
+    """
+    return Resources(_pool(*workers, initial), gpus_per_worker, 0, 4, 1, batch_size, BATCHES * batch_size)
 
 
 def on_cpus(workers: tuple[int, int] | None, cores: list[int], batch_size: int) -> Resources:
@@ -160,5 +166,7 @@ def on_cpus(workers: tuple[int, int] | None, cores: list[int], batch_size: int) 
     return Resources(_pool(low, high), 0, claim, max(1, node // side_by_side), LIGHT_CPUS, batch_size, batch_size)
 
 
-def _pool(low: int, high: int | None) -> ActorPoolStrategy:
-    return ActorPoolStrategy(size=low) if low == high else ActorPoolStrategy(min_size=low, max_size=high)
+def _pool(low: int, high: int | None, initial: int | None = None) -> ActorPoolStrategy:
+    if low == high:
+        return ActorPoolStrategy(size=low)
+    return ActorPoolStrategy(min_size=low, max_size=high, initial_size=initial)

@@ -41,7 +41,7 @@ DECODED = pa.schema(
         ("rows", pa.int32()),  # of the pixels here
         ("columns", pa.int32()),
         ("pixels", pa.large_binary()),  # uint8 (rows, columns, 3); null of an image to be cut into tiles
-        ("encoded", pa.large_binary()),  # such an image as stored
+        ("encoded", pa.large_binary()),  # an image that the actor decodes, as stored
     ]
 )
 
@@ -54,13 +54,19 @@ class Decode:
     """A batch of fetched rows in, blocks of decoded rows of bounded size out.
 
     An image that is to be cut into tiles passes as it is, its header read: decoded it would be the largest
-    block of the job by far, and the actor wants a tile at a time.
+    block of the job by far, and the actor wants a tile at a time. So does one that the actor's GPU is to decode.
     """
 
     def __init__(
-        self, preset: Preset, max_pixels: int, tiling: Tiling | None, progress: Progress, casualties: Casualties
+        self,
+        preset: Preset,
+        max_pixels: int,
+        tiling: Tiling | None,
+        nvjpeg: bool,
+        progress: Progress,
+        casualties: Casualties,
     ) -> None:
-        self.preset, self.max_pixels, self.tiling = preset, max_pixels, tiling
+        self.preset, self.max_pixels, self.tiling, self.nvjpeg = preset, max_pixels, tiling, nvjpeg
         self.progress, self.casualties = progress, casualties
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
@@ -87,7 +93,8 @@ class Decode:
         try:
             image = open_image(row["data"], self.max_pixels)
             done |= {"width": image.width, "height": image.height}
-            if self.tiling and self.tiling.needed(image.height, image.width):
+            tiled = self.tiling and self.tiling.needed(image.height, image.width)
+            if tiled or (self.nvjpeg and image.format == "JPEG" and image.mode in ("L", "RGB")):
                 return done | {"encoded": row["data"]}
             pixels = shrink(torch.from_numpy(to_rgb(image)), self.preset).numpy()
         except BadImageError as error:

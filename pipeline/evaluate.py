@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline.errors import InputError
+from pipeline.lookup import file_addresses
 from pipeline.matching import match
 from pipeline.readback import description, results_dataset
 from pipeline.storage import Place, explain, place
@@ -50,7 +51,9 @@ def evaluate(output: Place, annotations: str | os.PathLike[str], max_detections:
     dataset = results_dataset(output)
     rows = dataset.to_table(columns=["image_id", "uri", "width", "height", "error"]).to_pylist()
     names = [image["file_name"] for image in truth["images"]]
-    pairs = [(truth["images"][i], rows[j]) for i, j in match([row["uri"] for row in rows], names).items()]
+    addresses = file_addresses(output)
+    files = [addresses.get(row["image_id"], row["uri"]) for row in rows]
+    pairs = [(truth["images"][i], rows[j]) for i, j in match(files, names).items()]
     if not pairs:
         shown = ", ".join(names[:3])
         raise InputError(

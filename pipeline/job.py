@@ -31,7 +31,7 @@ from pipeline.readback import counts, description
 from pipeline.record import measured, versions
 from pipeline.segment import Network
 from pipeline.stopping import Stopper
-from pipeline.storage import Place, explain
+from pipeline.storage import Place, error_code, explain
 from pipeline.watching import watched
 
 __all__ = ["Options", "Watcher", "plan_of", "run"]
@@ -195,7 +195,9 @@ def _segment(
     """Runs the plan on what is left; its speed and the figures of its stages."""
     left, began = sum(len(s.rows) for s in work), time.monotonic()
     checkpoint.configure(context, options.output)
-    network = Network(ray.put(weights), options.precision, options.compiled, options.tiling, options.overrides)
+    network = Network(
+        ray.put(weights), options.precision, options.compiled, options.tiling, options.nvjpeg, options.overrides
+    )
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
     resources = cluster.resources(options.workers, options.gpus_per_worker, options.batch_size)
     progress, casualties = Progress.start(), Casualties.start()
@@ -214,14 +216,19 @@ def _segment(
                 rows,
             )
     except RayError as error:
-        raise _blame(error) from None
+        raise _blame(error, options.output) from None
     return measured(progress.read(), left, time.monotonic() - began)
 
 
-def _blame(error: RayError) -> Exception:
-    """The error of ours that a Ray error was raised for, which Ray keeps as text alone; else the Ray error."""
-    found = re.findall(rf"^{InputError.__module__}\.{InputError.__name__}: (.*)$", str(error), re.MULTILINE)
-    return InputError(found[-1]) if found else error
+def _blame(error: RayError, output: Place) -> Exception:
+    """The error that a Ray error was raised for: one of ours, which Ray keeps as text alone, or the output's store's.
+
+    What goes wrong with inputs comes as ours or as a row, so any other of a store is of the output.
+    """
+    if found := re.findall(rf"^{InputError.__module__}\.{InputError.__name__}: (.*)$", str(error), re.MULTILINE):
+        return InputError(found[-1])
+    cause: Exception = getattr(error, "cause", None) or error
+    return explain(output.url, cause) if isinstance(cause, OSError) or error_code(cause) else error
 
 
 def _settled(output: Place, record: dict[str, Any]) -> np.ndarray:

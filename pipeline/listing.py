@@ -24,6 +24,7 @@ from fsspec.utils import glob_translate
 from pipeline.errors import InputError
 from pipeline.storage import Place, family, local_info
 
+PAGE = 1000  # keys of an S3 listing, the most that a store gives
 LISTERS = 16  # prefixes of an S3 bucket listed at once
 Entry = tuple[str, dict[str, Any]]  # path, and what the store says of it: type, size, etag or time of change
 
@@ -145,7 +146,8 @@ def _above(path: str) -> set[str]:
 def _s3_pages(place: Place, path: str, delimiter: str = "") -> Iterator[tuple[list[str], list[Entry], bool]]:
     """(prefixes, files, whether it is the last) of each page of a listing below a path."""
     bucket, _, key = path.partition("/")
-    request = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key else "", "Delimiter": delimiter}
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter, "MaxKeys": PAGE}
     while True:
         page = place.fs.call_s3("list_objects_v2", **request)
         files = [

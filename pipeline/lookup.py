@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from pipeline.contents import fetched
 from pipeline.errors import InputError
-from pipeline.fetch import fetched
 from pipeline.schema import CATALOG
-from pipeline.storage import Place
+from pipeline.storage import Place, explain
 
 PATIENCE = 10.0  # seconds; somebody waits for the picture
 
@@ -33,13 +33,36 @@ def image_bytes(output: Place, ids: Sequence[int]) -> list[bytes]:
     return [found[i] for i in ids]
 
 
+def file_addresses(output: Place) -> dict[int, str]:
+    """Addresses that end in the image's file name, by `image_id`, where its `uri` does not: of rows of Parquet files.
+
+    Raises:
+        InputError: the catalog cannot be read.
+    """
+    named = pc.field("name").is_valid()
+    columns = ["image_id", "container", "name"]
+    table = _catalog(output).to_table(columns=columns, filter=named) if _files(output) else None
+    return {} if table is None else {r["image_id"]: f"{r['container']}/{r['name']}" for r in table.to_pylist()}
+
+
 def _rows(output: Place, ids: Sequence[int]) -> pa.Table:
     """The catalog's rows of images."""
-    files = output.join("catalog").list(".parquet")
-    if not files:
+    if not _files(output):
         raise InputError(f"{output.url} has no catalog: it is no output of `maskfleet segment`")
-    catalog = pads.dataset([p.path for p in files], schema=CATALOG, filesystem=output.arrow(), format="parquet")
-    table = catalog.to_table(filter=pc.field("image_id").isin(pa.array(ids, pa.int64())))
+    table = _catalog(output).to_table(filter=pc.field("image_id").isin(pa.array(ids, pa.int64())))
     if missing := set(ids) - set(table["image_id"].to_pylist()):
         raise InputError(f"{output.url}: image_id {missing.pop()} is not in the catalog")
     return table
+
+
+def _files(output: Place) -> list[str]:
+    try:
+        return [p.path for p in output.join("catalog").list(".parquet")]
+    except InputError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        raise explain(output.url, error) from None
+
+
+def _catalog(output: Place) -> pads.Dataset:
+    return pads.dataset(_files(output), schema=CATALOG, filesystem=output.arrow(), format="parquet")

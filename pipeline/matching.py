@@ -32,7 +32,7 @@ def match(uris: Sequence[str], names: Sequence[str]) -> dict[int, int]:
     """
     images, wanted = defaultdict(list), defaultdict(list)
     for i, uri in enumerate(uris):
-        path = _path(i, uri, re.sub(r"(\.tar)#", r"\1/", uri, flags=re.IGNORECASE))
+        path = _path(i, uri, re.sub(r"(\.tar|\.tgz|\.tar\.gz)#", r"\1/", uri, flags=re.IGNORECASE))
         images[path.parts[:1]].append(path)
     for i, name in enumerate(names):
         path = _path(i, name, name.replace("\\", "/"))

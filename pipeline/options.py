@@ -12,7 +12,7 @@ from pipeline.progress import Totals
 from pipeline.storage import Place, public
 
 MAX_PIXELS, MAX_PIXELS_TILED = 200_000_000, 1_000_000_000  # 4 bytes each while an image is decoded
-SAME = ("weights_sha256", "preset", "precision", "tiling")  # what all results of one output have in common
+SAME = ("weights_sha256", "preset", "precision", "tiling", "nvjpeg")  # what all results of one output have in common
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Options:
     batch_size: int | None = None
     compiled: bool = False
     tiling: Tiling | None = None
+    nvjpeg: bool = False
     max_pixels: int | None = None
     limit: int | None = None
     retry_errors: bool = False
@@ -78,6 +79,7 @@ def describe(weights: Checkpoint, options: Options) -> dict[str, Any]:
         "preset": json.loads(preset.to_json()),
         "precision": options.precision,
         "tiling": asdict(options.tiling) if options.tiling else None,
+        "nvjpeg": options.nvjpeg,
         "min_score": preset.min_score,
         "max_detections": preset.max_detections,
         "classes": dict(zip(map(str, preset.category_ids), preset.categories, strict=True)),

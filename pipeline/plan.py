@@ -34,6 +34,7 @@ def execute(
     rows_per_file: int,
 ) -> None:
     """Runs the job to its end; see the stages for what a row is between them."""
+    progress.owes(sum(len(s.rows) for s in work))
     light = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": resources.task_cpus, "zero_copy_batch": True}
     dataset = ray.data.read_datasource(
         CatalogSource(output, work),
@@ -41,7 +42,7 @@ def execute(
         num_cpus=resources.task_cpus,
     )
     dataset = dataset.map_batches(Fetch(output.options, progress), **light)
-    decode = Decode(preset, max_pixels, network.tiling, progress, casualties)
+    decode = Decode(preset, max_pixels, network.tiling, network.nvjpeg, progress, casualties)
     dataset = dataset.map_batches(decode, **light)
     dataset = dataset.map_batches(
         Segment,

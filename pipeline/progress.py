@@ -17,6 +17,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline import metrics
+
 REASONS = 1000  # texts kept; what is plainly wrong shows long before
 KIB = 1 if sys.platform == "darwin" else 1024  # bytes in the unit of ru_maxrss
 
@@ -68,7 +70,7 @@ class Progress:
     """A handle to the counts that stages can carry to their workers. Reports are not waited for."""
 
     def __init__(self, board: Any) -> None:
-        self._board, self._last = board, Totals()
+        self._board, self._last, self._owed = board, Totals(), 0
 
     @classmethod
     def start(cls) -> Progress:
@@ -82,22 +84,32 @@ class Progress:
         """Times a piece of a stage's work; count its images, and bytes it has read, in what this yields."""
         began, passed = time.perf_counter(), Counter[str]()
         yield passed
+        seconds = time.perf_counter() - began
+        metrics.stage(name, passed, seconds)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
-        self._board.stage.remote(name, passed, time.perf_counter() - began, memory)
+        self._board.stage.remote(name, passed, seconds, memory)
 
     def segmented(self, errors: list[str | None], instances: int) -> None:
         """Counts images that have been through the network, or past it with an error."""
         failed = [error for error in errors if error is not None]
         kinds = Counter(error.split(":")[0] for error in failed)
         reasons = Counter(re.sub(r"\d+", "#", error)[:200] for error in failed)
+        metrics.segmented(len(errors), instances, kinds)
         self._board.segmented.remote(len(errors), instances, kinds, reasons)
 
     def batches(self, images: int, slots: int, pixels: int, inputs: int) -> None:
         """Counts images in forward passes; see `Totals.batches`."""
-        self._board.batches.remote(Counter(images=images, slots=slots, pixels=pixels, inputs=inputs))
+        counts = Counter(images=images, slots=slots, pixels=pixels, inputs=inputs)
+        metrics.batches(counts)
+        self._board.batches.remote(counts)
+
+    def owes(self, images: int) -> None:
+        """States how many images are to come, for the driver's metrics."""
+        self._owed = self._last.images + images
 
     def read(self) -> Totals:
         """The counts now."""
         with suppress(RayError):  # counts for display are not worth a job
             self._last = ray.get(self._board.read.remote())
+            metrics.left(self._owed - self._last.images, self._last.passed)
         return self._last

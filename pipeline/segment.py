@@ -18,6 +18,7 @@ from model.tiles import Tiling, predict_tiles
 from model.transform import padded_size, resized_size
 from pipeline.casualties import Alone, Casualties
 from pipeline.decode import BadImageError, cropper, open_image
+from pipeline.jpegs import decode_jpegs
 from pipeline.progress import Progress
 
 SEGMENTED = pa.schema(
@@ -36,6 +37,8 @@ SEGMENTED = pa.schema(
 )
 STRIP = (8, 1000, 3)  # small for any network: its longer side is capped before its shorter one is large
 
+Pixels = np.ndarray | torch.Tensor  # uint8 (H, W, 3) RGB
+
 
 @dataclass(frozen=True)
 class Network:
@@ -47,6 +50,7 @@ class Network:
     precision: str = "auto"
     compiled: bool = False
     tiling: Tiling | None = None
+    nvjpeg: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
@@ -83,10 +87,20 @@ class Segment:
 
     def _together(self, rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
         """The results of the rows that hold an image, by id."""
-        whole = [row for row in rows if row["pixels"] is not None]
-        found = self._predict([_pixels(r) for r in whole], [(r["height"], r["width"]) for r in whole])
-        results = {row["image_id"]: _packed(result) for row, result in zip(whole, found, strict=True)}
-        return results | {row["image_id"]: self._tiled(row) for row in rows if row["encoded"] is not None}
+        sizes = {r["image_id"]: (r["height"], r["width"]) for r in rows}
+        images: dict[int, Pixels] = {r["image_id"]: _pixels(r) for r in rows if r["pixels"] is not None}
+        results: dict[int, dict[str, Any]] = {}
+        stored = [row for row in rows if row["encoded"] is not None]
+        large = [row for row in stored if self.tiling and self.tiling.needed(row["height"], row["width"])]
+        jpegs = [row for row in stored if row not in large]
+        for row, image in zip(jpegs, decode_jpegs([r["encoded"] for r in jpegs], self.network.device), strict=True):
+            if isinstance(image, str):
+                results[row["image_id"]] = {"error": image}
+            else:
+                images[row["image_id"]] = image
+        found = self._predict(list(images.values()), [sizes[i] for i in images])
+        results |= {i: _packed(result) for i, result in zip(images, found, strict=True)}
+        return results | {row["image_id"]: self._tiled(row) for row in large}
 
     def _one_by_one(self, rows: list[dict[str, Any]], alone: Alone) -> dict[int, dict[str, Any]]:
         """The same for a window that has cost a process: see `pipeline.casualties`."""
@@ -116,7 +130,9 @@ class Segment:
             raise TileError(errors[0])
         return [f for f in found if isinstance(f, Detections)]
 
-    def _predict(self, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Detections | str]:
+    def _predict(
+        self, images: Sequence[np.ndarray | torch.Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections | str]:
         """Detections of each image, or the error that befell it.
 
         Where a window fails (out of memory, most likely), its halves are tried, down to one image.

@@ -6,6 +6,7 @@ Errors of a store become one line that names the address and the remedy, without
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 from dataclasses import dataclass, field
@@ -183,8 +184,12 @@ def explain(where: str, error: BaseException) -> InputError:
         "EndpointConnection|ConnectTimeout|ConnectionClosed|ClientConnector|Could not connect", text
     ):
         remedy = "cannot be reached: check the network and AWS_ENDPOINT_URL_S3"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "no space left: make some and start the same command again"
+    elif isinstance(error, OSError) and error.errno == errno.EROFS:
+        remedy = "cannot be written to: it is mounted for reading alone"
     else:
-        remedy = "cannot be read"
+        remedy = "cannot be used"
     return InputError(f"{public(where)}: {remedy} ({text})")
 
 

@@ -42,7 +42,8 @@ def watched(
         totals = progress.read()
         watcher.totals(totals, left)
         rate = totals.images / max(time.monotonic() - began, 1e-9)
-        say(images=totals.images, left=left, failed=totals.errors.total(), images_per_second=round(rate, 2))
+        # What a machine that died had not handed over is done, and counted, again.
+        say(images=min(totals.images, left), left=left, failed=totals.errors.total(), images_per_second=round(rate, 2))
         if allowed is not None and hopeless(totals, allowed):
             stop(TooManyErrorsError(_verdict(totals, allowed), totals.reasons.most_common(REASONS)))
 

@@ -25,7 +25,7 @@ def tar_of(members: Mapping[str, bytes], compress: bool = False) -> bytes:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    return gzip.compress(buffer.getvalue(), 1) if compress else buffer.getvalue()
+    return gzip.compress(buffer.getvalue(), 0, mtime=0) if compress else buffer.getvalue()
 
 
 def parquet_of(columns: Mapping[str, list], rows: int, metadata: dict[str, str] | None = None) -> bytes:

@@ -1,9 +1,9 @@
-"""Real images in numbers, and what an undisturbed run says of them."""
+"""A cluster of several nodes, real images in numbers, and what an undisturbed run says of them."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from faults.check import Row, assert_exact, rows_of, same_masks
 from faults.images import names, original
 from faults.jobs import run
 from PIL import Image
+from raylets import Raylets
 
 from pipeline.storage import Place, place
 
@@ -58,3 +59,12 @@ def plates(sources: list[Path], tmp_path: Path) -> Callable[[int], list[str]]:
         return list(made)
 
     return more
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Raylets]:
+    """A head without CPUs, a node with two logical GPUs, and one with CPUs alone."""
+    with Raylets() as raylets:
+        raylets.add("gpu", num_cpus=2, num_gpus=2)
+        raylets.add("cpu", num_cpus=2)
+        yield raylets

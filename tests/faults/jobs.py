@@ -107,6 +107,15 @@ class Job:
         results = output.join("results")
         wait_for(lambda: len(results.list(".parquet")) >= files, f"{files} results", unless=lambda: self.ended)
 
+    def until_commits(self, output: Place, files: int) -> None:
+        """Waits until so many results files are committed: no restart will do their rows again."""
+        checkpoints = output.join("_checkpoint")
+        wait_for(
+            lambda: sum(".pending" not in p.url for p in checkpoints.list(".parquet")) >= files,
+            f"{files} committed results",
+            unless=lambda: self.ended,
+        )
+
     def below(self) -> list[psutil.Process]:
         """Ray's processes below the driver, which are remembered to be ended with the job."""
         try:

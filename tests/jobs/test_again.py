@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from tests.jobs.test_segment import maskfleet, results, segment
+from test_segment import maskfleet, results, segment
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,18 @@ from jobs.main import app
 
 @pytest.mark.parametrize(
     "command",
-    ["segment", "status", "query", "evaluate", "demo", "train", "weights list", "weights show", "benchmark model"],
+    [
+        "segment",
+        "status",
+        "query",
+        "evaluate",
+        "demo",
+        "train",
+        "weights list",
+        "weights show",
+        "benchmark model",
+        "benchmark gpu",
+    ],
 )
 def test_help_teaches(command: str) -> None:
     result = CliRunner().invoke(app, [*command.split(), "--help"])

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from tests.jobs.test_segment import maskfleet, segment
+from test_segment import maskfleet, segment
 
 pytestmark = pytest.mark.slow
 

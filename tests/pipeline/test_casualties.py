@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -91,16 +90,13 @@ def test_in_a_job_it_is_an_error_row(stage: str, plate: Path, tmp_path: Path) ->
     """With --tile the actor reads the image, else a task does."""
     (tmp_path / "sitecustomize.py").write_text(FAULTY_DECODER)
     Image.new("RGB", (61, 67)).save(plate / "deadly.png")
-    for i in range(3):
-        shutil.copy(plate / "deadly.png", plate / f"deadly-{i}.png")
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "jobs.main", "segment", str(plate), str(tmp_path / "out")]
     command += ["--tile", "64"] if stage == "segment" else []
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = pads.dataset(str(tmp_path / "out" / "results"), format="parquet").to_table().to_pylist()
-    assert len(rows) == 10
-    assert len({r["uri"] for r in rows}) == 10
+    assert len(rows) == len({r["uri"] for r in rows}) == 7
     for row in rows:
         if "deadly" in row["uri"]:
             assert row["error"].startswith("WorkerDied: ")

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from s3fs import S3FileSystem
 
+from jobs.s3_server import S3Server
+from pipeline import catalog
+from pipeline.contents import fetched
+from pipeline.errors import InputError
+from pipeline.inputs import containers
+from pipeline.lookup import file_addresses, image_bytes
+from pipeline.matching import match
 from pipeline.reading import GAP, LARGEST, merge
+from pipeline.schema import image_id
+from pipeline.source import _read
+from pipeline.storage import Place, place
+from tests.shards import Counter, counting, parquet_of, tar_of
 
 MEMBER = st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 40 << 20), st.integers(1, 3 << 20))
 
@@ -29,3 +48,176 @@ def test_neighbours_of_a_shard_are_one_request_and_strangers_are_not() -> None:
     neighbours = [("s.tar", i * step, step - 512, i) for i in range(20)]
     assert len(merge(neighbours)) == 1
     assert len(merge([*neighbours, ("s.tar", 20 * step + GAP + 1, 10, 20), ("t.tar", 0, 10, 21)])) == 3
+
+
+@pytest.fixture
+def counted(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
+    """The S3 server behind one that counts, for this process's clients."""
+    with counting(s3_server.endpoint) as counter:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", counter.endpoint)
+        S3FileSystem.clear_instance_cache()
+        yield counter
+    S3FileSystem.clear_instance_cache()
+
+
+def images(count: int, size: int) -> dict[str, bytes]:
+    """Names and contents of what fetching takes for images."""
+    random = np.random.default_rng(0)
+    return {f"d/{i:03d}.jpg": random.bytes(size) for i in range(count)}
+
+
+def owed(output: Place, done: np.ndarray = catalog.NONE, size: int = 4 << 20) -> list[pa.Table]:
+    """The rows of each read task, as Ray's tasks read them."""
+    return [table for s in catalog.slices(output, done, 64, size) for table in _read(output, s)]
+
+
+def fetch(tasks: list[pa.Table]) -> tuple[dict[str, bytes | str], list[int]]:
+    """Bytes or error by address, and the rows of each table."""
+    tables = [table for task in tasks for table in fetched(task, {})]
+    every = [row for table in tables for row in table.to_pylist()]
+    assert len({row["image_id"] for row in every}) == len(every)
+    return {r["uri"]: r["error"] or r["data"] for r in every}, [len(t) for t in tables]
+
+
+def test_a_store_is_asked_for_each_shard_about_once(counted: Counter, bucket: tuple[S3FileSystem, str]) -> None:
+    fs, name = bucket
+    members = images(120, 80_000)
+    sidecars = {k: v for m, data in members.items() for k, v in ((m, data), (m[:-3] + "json", b"{}"))}
+    shards = {
+        "s.tar": tar_of(sidecars),
+        "s.tgz": tar_of(sidecars, compress=True),
+        "s.parquet": parquet_of(
+            {"image": [{"bytes": v, "path": k} for k, v in members.items()], "label": [1] * 120}, 30
+        ),
+    }
+    for key, data in shards.items():
+        fs.pipe_file(f"{name}/in/{key}", data)
+    loose = dict(list(members.items())[:20])
+    for key, data in loose.items():
+        fs.pipe_file(f"{name}/in/{key}", data)
+    root, output = f"s3://{name}/in", place(f"s3://{name}/out")
+    catalog.update(output, containers([place(root)], output))
+    share = {key: counted.bytes(key) / len(data) for key, data in shards.items()}
+    assert share["s.tar"] < 0.12  # its headers
+    assert share["s.parquet"] < 0.02  # its footer and the paths
+    assert 1 <= share["s.tgz"] < 1.01  # sizes of members are known when it is unpacked
+    assert not counted.gets("jpg")
+
+    counted.requests.clear()
+    got, _ = fetch(owed(output))
+    assert got == {
+        **{f"{root}/s.tar#{k}": v for k, v in members.items()},
+        **{f"{root}/s.tgz#{k}": v for k, v in members.items()},
+        **{f"{root}/s.parquet#{i // 30}/{i % 30}": v for i, v in enumerate(members.values())},
+        **{f"{root}/{k}": v for k, v in loose.items()},
+    }
+    for key, data in shards.items():
+        assert counted.bytes(key) < 1.05 * len(data), key
+        assert len(counted.gets(key)) <= 12, key  # for 120 images
+    assert len(counted.gets("jpg")) == len(loose)
+    assert not [r for r in counted.gets("jpg") if r.range]
+    assert not [r for r in counted.requests if r.method == "HEAD" and r.path.endswith("jpg")]
+
+    counted.requests.clear()
+    catalog.update(output, containers([place(root)], output))
+    assert not [r for r in counted.requests if "/in/" in r.path]  # listed, not opened
+    ids = np.sort(np.array([image_id(u) for u in got if "#" not in u or ".tar#" in u or "#0/" in u or "#2/" in u]))
+    fetch(owed(output, ids))
+    assert not counted.gets("s.tar") + counted.gets("jpg")
+    assert counted.bytes("s.parquet") < 0.55 * len(shards["s.parquet"])
+
+
+def test_a_shard_that_changed_since_gives_no_wrong_pixels(bucket: tuple[S3FileSystem, str]) -> None:
+    fs, name = bucket
+    members, root, output = images(30, 3000), f"s3://{name}/in", place(f"s3://{name}/out")
+
+    def write(contents: dict[str, bytes]) -> None:
+        fs.pipe_file(f"{name}/in/s.tar", tar_of(contents))
+        fs.pipe_file(f"{name}/in/s.tgz", tar_of(contents, compress=True))
+        fs.pipe_file(f"{name}/in/s.parquet", parquet_of({"image": list(contents.values())}, 10))
+        fs.pipe_file(f"{name}/in/loose.jpg", next(iter(contents.values())))
+
+    write(members)
+    catalog.update(output, containers([place(root)], output))
+    tasks = owed(output)
+    before, sizes = fetch(tasks)
+    assert not [v for v in before.values() if isinstance(v, str)]
+    other = dict(zip(members, [bytes(4000), *list(members.values())[::-1]], strict=False))
+    for now in ({k: v[::-1] for k, v in members.items()}, other, dict(list(members.items())[:2])):
+        write(now)
+        got, same = fetch(tasks)
+        assert same == sizes  # Ray takes the tables of a second attempt for those of the first
+        assert got.pop(f"{root}/loose.jpg") == next(iter(now.values()))
+        assert got.keys() == before.keys() - {f"{root}/loose.jpg"}
+        says = "changed during the job; run again with --retry-errors"
+        assert all(str(v).startswith("ChangedShard: s.") and says in str(v) for v in got.values()), got
+    for shard in ("s.tar", "s.tgz", "s.parquet"):
+        fs.rm_file(f"{name}/in/{shard}")
+    got, same = fetch(tasks)
+    assert same == sizes
+    assert {str(v).split(":")[0] for u, v in got.items() if "#" in u} <= {"FetchError", "ChangedShard"}
+    write(members)
+    assert fetch(tasks)[0] == before
+
+
+def test_tables_are_bounded_by_what_the_catalog_says(tmp_path: Path) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    members = images(40, 1 << 20)
+    (root / "s.tgz").write_bytes(tar_of(members, compress=True))
+    (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 40))
+    catalog.update(output, containers([place(root)], output))
+    tasks = owed(output)
+    assert [len(t) for t in tasks] == [40, 40]
+    got, sizes = fetch(tasks)
+    assert sizes == [31, 9, 32, 8]  # of 32 MiB at most; a Parquet file's lengths are the bytes of its column
+    assert [v for u, v in sorted(got.items()) if ".tgz" in u] == list(members.values())
+
+
+def test_pictures_of_every_kind_are_found_again(tmp_path: Path) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    members = images(9, 100)
+    (root / "s.tgz").write_bytes(tar_of(members, compress=True))
+    (root / "s.tar").write_bytes(tar_of(members))
+    (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 4))
+    (root / "l.jpg").write_bytes(b"loose")
+    catalog.update(output, containers([place(root)], output))
+    uris = ["s.tgz#d/007.jpg", "l.jpg", "s.parquet#1/2", "s.tar#d/001.jpg", "s.tgz#d/002.jpg", "s.parquet#0/0"]
+    got = image_bytes(output, [image_id(f"{root}/{u}") for u in uris])
+    every = list(members.values())
+    assert got == [every[7], b"loose", every[6], every[1], every[2], every[0]]
+    (root / "s.tar").write_bytes(b"")
+    with pytest.raises(InputError, match=r"s.tar#d/001.jpg: "):
+        image_bytes(output, [image_id(f"{root}/s.tar#d/001.jpg")])
+
+
+def test_a_store_that_is_down_is_waited_for_and_then_stops_the_job(
+    bucket: tuple[S3FileSystem, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs, name = bucket
+    members, root, output = images(4, 100), f"s3://{name}/in", place(f"s3://{name}/out")
+    fs.pipe_file(f"{name}/in/s.tar", tar_of(members))
+    fs.pipe_file(f"{name}/in/s.tgz", tar_of(members, compress=True))
+    fs.pipe_file(f"{name}/in/s.parquet", parquet_of({"image": list(members.values())}, 10))
+    fs.pipe_file(f"{name}/in/loose.jpg", b"1")
+    catalog.update(output, containers([place(root)], output))
+    (rows,) = owed(output)
+    nowhere = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 1}}}
+    for kind in ("tar", "tgz", "parquet", "image"):
+        of_kind = rows.filter(pa.compute.equal(rows["kind"], kind))
+        with pytest.raises(InputError, match="cannot be reached"):
+            list(fetched(of_kind, nowhere, patience=0.5))
+
+
+def test_rows_of_parquet_files_match_annotations_by_their_paths(tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    rows = [{"bytes": b"1", "path": "a/x.png"}, {"bytes": b"2", "path": None}]
+    (tmp_path / "f.parquet").write_bytes(parquet_of({"image": rows}, 1))
+    (tmp_path / "x.tgz").write_bytes(tar_of({"b/x.png": b"3"}, compress=True))
+    assert file_addresses(output) == {}
+    catalog.update(output, containers([place(tmp_path / n) for n in ("f.parquet", "x.tgz")], output))
+    found = file_addresses(output)
+    assert found == {image_id(f"{tmp_path}/f.parquet#0/0"): f"{tmp_path}/f.parquet/a/x.png"}
+    uris = [*found.values(), f"{tmp_path}/f.parquet#1/0", f"{tmp_path}/x.tgz#b/x.png"]
+    assert match(uris, ["b/x.png", "a/x.png"]) == {0: 2, 1: 0}

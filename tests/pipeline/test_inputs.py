@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from s3fs import S3FileSystem
 
+from pipeline import listing
 from pipeline.errors import InputError
 from pipeline.inputs import Container
 from pipeline.inputs import containers as batches
 from pipeline.kinds import kind_of
 from pipeline.listing import braces
-from pipeline.storage import place
+from pipeline.storage import Place, place
 
 
 def containers(*arguments: Any, **options: Any) -> list[Container]:
@@ -125,3 +128,65 @@ def test_links_are_followed_but_not_in_circles(tree: Path, tmp_path: Path) -> No
     found = names(containers([place(root)], place(tmp_path / "out")), root)
     assert found == ["more/c.png", "more/d_w1.tif", "one.png"]
     assert not [c for c in containers([place(tree)], place(tmp_path / "out")) if "back" in c.url]
+
+
+KEYS = (
+    [f"in/flat-{i:02d}.png" for i in range(3)]
+    + [f"in/many/p{i:02d}.png" for i in range(23)]
+    + [f"in/a/b{i}/c/{k}.jpg" for i in range(4) for k in "xyz"]
+    + [f"in/wide/{i:02d}/im.png" for i in range(21)]
+    + ["in/s.tar", "in/notes.txt", "in/é ü/q+1 %.png", "out/other.png", "input.png"]
+)
+
+
+@pytest.mark.parametrize("page", [4, 1000])
+def test_a_prefix_of_a_bucket_is_listed_whole_page_by_page(
+    page: int, bucket: tuple[S3FileSystem, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs, name = bucket
+    fs.pipe({f"{name}/{key}": key.encode() for key in KEYS})
+    monkeypatch.setattr(listing, "PAGE", page)
+    output = place(f"s3://{name}/out")
+
+    def found(url: str, pattern: str | None = None) -> list[str]:
+        return [c.url.removeprefix(f"s3://{name}/") for c in containers([place(f"s3://{name}/{url}")], output, pattern)]
+
+    wanted = sorted(k for k in KEYS if k.startswith("in/") and k != "in/notes.txt")
+    assert found("in") == wanted
+    assert found("") == sorted([*wanted, "input.png"])  # and not what lies in the output
+    assert found("in/a/*/c/y.jpg") == [f"in/a/b{i}/c/y.jpg" for i in range(4)]
+    assert found("in/*/b[12]") == [k for k in wanted if k.startswith(("in/a/b1", "in/a/b2"))]
+    assert found("in/**/im.png") == [k for k in wanted if k.endswith("im.png")]
+    assert found("in/flat-{00..02}.png") == wanted_of("in/flat", wanted)
+    assert found("in/{many,a}") == sorted(wanted_of("in/many", wanted) + wanted_of("in/a/", wanted))
+    assert found("in", "p0*.png") == sorted(["in/s.tar", *wanted_of("in/many/p0", wanted)])
+    infos = {c.url.removeprefix("s3://"): c for c in containers([place(f"s3://{name}/in")], output)}
+    for path in (f"{name}/in/s.tar", f"{name}/in/é ü/q+1 %.png", f"{name}/in/many/p05.png"):
+        assert infos[path].version == fs.info(path)["ETag"].strip('"')
+        assert infos[path].size == fs.size(path)
+        assert Place(f"s3://{path}").version() == infos[path].version
+
+
+def wanted_of(prefix: str, keys: list[str]) -> list[str]:
+    return [k for k in keys if k.startswith(prefix)]
+
+
+def test_another_store_is_listed_folder_by_folder() -> None:
+    fs = fsspec.filesystem("memory")
+    for key in ("in/a.png", "in/deep/er/b.jpg", "in/deep/c.txt", "in/s.tgz"):
+        fs.pipe_file(f"/store/{key}", b"1")
+    try:
+        output = place("memory://store/out")
+        assert [c.url for c in containers([place("memory://store/in")], output)] == [
+            "memory://store/in/a.png",
+            "memory://store/in/deep/er/b.jpg",
+            "memory://store/in/s.tgz",
+        ]
+        assert len(containers([place("memory://store/in/**/*.jpg")], output)) == 1
+    finally:
+        fs.rm("/store", recursive=True)
+
+
+def test_the_second_input_is_checked_before_the_first_is_listed(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="tpyo"):
+        batches([place(tree), place(tree / "tpyo")], place(tmp_path / "out"))

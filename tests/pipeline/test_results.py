@@ -11,12 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from results import failed, segmented, table, write_output
 
-from pipeline import results
 from pipeline.schema import image_id
 from pipeline.storage import Place, place
 from pipeline.whole_files import sink
-from tests.results import failed, segmented, table, write_output
 
 
 def write(output: Place, files: dict[str, list[tuple[int, bool]]]) -> None:

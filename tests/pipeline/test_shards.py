@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import catalog
+from pipeline.contents import fetched
 from pipeline.errors import InputError
-from pipeline.fetch import fetched
 from pipeline.inputs import containers
 from pipeline.schema import CATALOG
 from pipeline.storage import Place, place

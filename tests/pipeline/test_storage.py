@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from pipeline.errors import InputError
-from pipeline.storage import Place, explain, place
+from pipeline.storage import Place, _chosen, explain, place
 
 
 def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ def test_options_are_not_shown() -> None:
         (PermissionError("Forbidden"), "access denied"),
         (FileNotFoundError("bucket"), "no such bucket"),
         (ConnectionRefusedError("x"), "cannot be reached"),
-        (OSError("odd\nthing"), "cannot be read"),
+        (OSError("odd\nthing"), "cannot be used"),
     ],
 )
 def test_errors_become_a_line_with_a_remedy(error: Exception, says: str) -> None:
@@ -64,3 +64,25 @@ def test_errors_become_a_line_with_a_remedy(error: Exception, says: str) -> None
 )
 def test_credentials_in_an_error_are_blotted_out(quoted: str) -> None:
     assert "AbC123" not in str(explain("s3://b", OSError(f"request failed: {quoted}")))
+
+
+def test_an_option_with_a_protocol_is_for_that_protocol_alone() -> None:
+    options = {"anon": True, "s3.anon": False, "s3.key": "k", "gcs.token": "t", "memory.x": 1}
+    assert _chosen(options, "s3") == {"anon": False, "key": "k"}
+    assert _chosen(options, "s3a") == {"anon": False, "key": "k"}
+    assert _chosen(options, "gs") == {"anon": True, "token": "t"}
+    assert _chosen(options, "az") == {"anon": True}
+    fs = Place("s3://b/k", {"s3.endpoint_url": "http://127.0.0.1:1", "gs.project": "p"}).fs
+    assert fs.endpoint_url == "http://127.0.0.1:1"
+    assert fs.dircache.use_listings_cache is False
+
+
+def test_a_version_changes_with_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"1")
+    first = place(path).version()
+    assert place(path).version() == first
+    path.write_bytes(b"22")
+    assert place(path).version() != first
+    (tmp_path / "link").symlink_to(path)
+    assert place(tmp_path / "link").version() == place(path).version()

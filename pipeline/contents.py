@@ -1,0 +1,187 @@
+"""Bytes of images from their stores: neighbours in a shard in one request, what must be streamed once through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import parquet_images, reading, tar
+from pipeline.catalog import ASSUMED, STREAMED
+from pipeline.errors import InputError
+from pipeline.reading import PATIENCE, ObjectError, ObjectFile, Range, merge, or_error, patiently
+from pipeline.storage import Place, family, one_line
+
+IMAGES, BYTES = 64, 32 << 20  # of one table, by the catalog's lengths
+FETCHED = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("uri", pa.string()),
+        ("error", pa.string()),
+        ("data", pa.large_binary()),
+    ]
+)
+
+
+def fetched(rows: pa.Table, options: dict[str, Any], patience: float = PATIENCE) -> Iterator[pa.Table]:
+    """Catalog rows with their bytes, in the schema `FETCHED`.
+
+    Which rows make a table depends on the rows alone and on nothing that a store answers: Ray may run a task
+    again, and then takes the first table of the second attempt for the first of the first, and so on.
+
+    Raises:
+        InputError: a store refuses us, or did not answer for `patience` seconds.
+    """
+    for run in _runs(rows):
+        source: _Ranged | _Streamed = (_Streamed if run["kind"][0].as_py() in STREAMED else _Ranged)(
+            run, options, patience
+        )
+        for start, stop in _cuts(run["length"].to_pylist()):
+            group = run.slice(start, stop - start)
+            data, errors = source.take(start, stop)
+            _verify(group, data, errors, options, patience)
+            columns = [
+                group["image_id"],
+                group["uri"],
+                pa.array(errors, pa.string()),
+                pa.array(data, pa.large_binary()),
+            ]
+            yield pa.table(columns, schema=FETCHED)
+
+
+def _runs(rows: pa.Table) -> Iterator[pa.Table]:
+    """Rows that are read together: neighbours of one streamed container, in its order, or of none."""
+    kinds, containers = rows["kind"].to_pylist(), rows["container"].to_pylist()
+    groups = [container if kind in STREAMED else None for kind, container in zip(kinds, containers, strict=True)]
+    start = 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or groups[i] != groups[start]:
+            run = rows.slice(start, i - start)
+            yield run if groups[start] is None else run.sort_by([("part", "ascending"), ("offset", "ascending")])
+            start = i
+
+
+def _cuts(lengths: list[int | None]) -> Iterator[tuple[int, int]]:
+    """(start, stop) of tables of bounded size."""
+    start = total = 0
+    for i, length in enumerate(lengths):
+        size = ASSUMED if length is None else length
+        if i > start and (i - start >= IMAGES or total + size > BYTES):
+            yield start, i
+            start, total = i, 0
+        total += size
+    if start < len(lengths):
+        yield start, len(lengths)
+
+
+Contents = tuple[list[bytes | None], list[str | None]]  # data and error of each row
+
+
+class _Ranged:
+    """Loose images whole, members of tars in ranges."""
+
+    def __init__(self, run: pa.Table, options: dict[str, Any], patience: float) -> None:
+        self.run, self.options, self.patience = run, options, patience
+
+    def take(self, start: int, stop: int) -> Contents:
+        """What rows `start` to `stop` hold."""
+        rows = (
+            self.run.slice(start, stop - start).select(["container", "kind", "offset", "length", "error"]).to_pylist()
+        )
+        data: list[bytes | None] = [None] * len(rows)
+        errors: list[str | None] = [row["error"] for row in rows]
+        by_store: dict[str, list[int]] = {}
+        for i, row in enumerate(rows):
+            if row["kind"] == "tar" and row["length"] == 0:
+                errors[i] = errors[i] or EMPTY
+            if errors[i] is None:
+                by_store.setdefault(family(Place(row["container"]).protocol), []).append(i)
+        for chosen in by_store.values():
+            places = {i: Place(rows[i]["container"], self.options) for i in chosen}
+            members = [
+                (places[i].path, rows[i]["offset"], rows[i]["length"], i) for i in chosen if rows[i]["kind"] == "tar"
+            ]
+            # An image of its own is what it is now, whatever its size was.
+            ranges = [Range(places[i].path, rows=[i]) for i in chosen if rows[i]["kind"] == "image"] + merge(members)
+            for wanted, got in zip(ranges, reading.read(places[chosen[0]], ranges, self.patience), strict=True):
+                for i in wanted.rows:
+                    if isinstance(got, Exception):
+                        errors[i] = f"FetchError: {one_line(got)}"
+                    elif wanted.start is None:
+                        data[i] = got
+                    else:
+                        begin = rows[i]["offset"] - wanted.start
+                        data[i] = got[begin : begin + rows[i]["length"]]
+                    if data[i] == b"":
+                        data[i], errors[i] = None, EMPTY
+        return data, errors
+
+
+class _Streamed:
+    """Images of one .tgz or Parquet file, which is read as far as they go."""
+
+    def __init__(self, run: pa.Table, options: dict[str, Any], patience: float) -> None:
+        self.place = Place(run["container"][0].as_py(), options)
+        self.errors: list[str | None] = run["error"].to_pylist()
+        self.failure: str | None = None
+        self._contents = self._read(run, patience)
+        self._next = self._advance()
+
+    def take(self, start: int, stop: int) -> Contents:
+        """What rows `start` to `stop` hold; called with each range in turn."""
+        data: list[bytes | None] = [None] * (stop - start)
+        errors = self.errors[start:stop]
+        seen = {i for i in range(start, stop) if self.errors[i] is not None}
+        while self._next is not None and self._next[0] < stop:
+            i, value = self._next
+            seen.add(i)
+            data[i - start] = value or None
+            errors[i - start] = None if value else "NoBytes: null" if value is None else EMPTY
+            self._next = self._advance()
+        for i in set(range(start, stop)) - seen:
+            errors[i - start] = self.failure or "FetchError: not in its shard"
+        return data, errors
+
+    def _advance(self) -> tuple[int, bytes | None] | None:
+        try:
+            return next(self._contents, None)
+        except InputError:
+            raise
+        except ObjectError as error:
+            self.failure = f"FetchError: {one_line(error.__cause__ or error)}"
+        except Exception as error:  # readers fail in many ways on damaged or changed files
+            self.failure = f"DamagedShard: {one_line(error)}"
+        return None
+
+    def _read(self, run: pa.Table, patience: float) -> Iterator[tuple[int, bytes | None]]:
+        (size,) = patiently(self.place.url, lambda _: [or_error(self.place.size)], [self.place], patience)
+        if isinstance(size, Exception):
+            raise ObjectError(self.place.url) from size
+        file = ObjectFile(self.place, size, patience)
+        rows = run.select(["part", "offset", "column"]).to_pylist()
+        wanted = [i for i, error in enumerate(self.errors) if error is None]
+        if run["kind"][0].as_py() == "tgz":
+            yield from tar.contents(file, {rows[i]["offset"]: i for i in wanted})
+            return
+        groups: dict[int, dict[int, int]] = {}
+        for i in wanted:
+            groups.setdefault(rows[i]["part"], {})[rows[i]["offset"]] = i
+        yield from parquet_images.contents(file, run["column"][0].as_py(), groups)
+
+
+EMPTY = "EmptyFile: 0 bytes"
+
+
+def _verify(group: pa.Table, data: list[Any], errors: list[Any], options: dict[str, Any], patience: float) -> None:
+    """Makes images of shards that are no longer what was catalogued errors: their bytes may be another image's."""
+    rows = group.select(["container", "kind", "version", "error"]).to_pylist()
+    shards = {r["container"]: r["version"] for r in rows if r["kind"] != "image" and r["error"] is None}
+    now = dict(zip(shards, reading.versions([Place(url, options) for url in shards], patience), strict=True))
+    for i, row in enumerate(rows):
+        if row["container"] not in shards or row["error"] is not None or now[row["container"]] == row["version"]:
+            continue
+        if not isinstance(now[row["container"]], Exception) or errors[i] is None:
+            name = row["container"].rsplit("/", 1)[-1]
+            errors[i] = f"ChangedShard: {name} changed during the job; run again with --retry-errors"
+        data[i] = None

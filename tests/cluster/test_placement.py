@@ -1,0 +1,91 @@
+"""Where the stages of a job run: actors on GPUs, light work on every node but the head, and how the pool breathes."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from pathlib import Path
+
+import placed
+import pyarrow.dataset as pads
+import pytest
+from PIL import Image
+from raylets import ROOT, Raylets
+
+pytestmark = pytest.mark.slow
+SMALL = ("--set", "min_size=128", "--set", "max_size=1024", "--batch-size", "4")
+
+
+def run(fleet: Raylets, name: str, folder: Path, *options: str) -> tuple[list[dict], list[int]]:
+    """Submits a job on a folder of images; where its stages ran, and how many actors it had, second by second."""
+    seen, output = folder.parent / f"{name}-placed", folder.parent / name
+    seen.mkdir()
+    variables = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/cluster'}", placed.FOLDER: str(seen)}
+    environment = json.dumps({"env_vars": variables, "worker_process_setup_hook": "placed.hook"})
+    command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, *options]
+    fleet.job("submit", "--no-wait", "--submission-id", name, "--runtime-env-json", environment, "--", *command)
+    actors: list[int] = []
+    fleet.wait(lambda: actors.append(alive(fleet)) or fleet.status(name) not in ("PENDING", "RUNNING"), 240)
+    assert fleet.status(name) == "SUCCEEDED", fleet.logs(name)
+    images = len(list(folder.iterdir()))
+    assert pads.dataset(str(output / "results"), format="parquet").count_rows() == images
+    return placed.read(seen), actors
+
+
+def pictures(nuclei: Path, folder: Path, count: int) -> Path:
+    """A folder of small images, and of some at the end that take longer."""
+    folder.mkdir()
+    picture = Image.open(sorted(nuclei.iterdir())[0]).convert("RGB")
+    for i in range(count):
+        picture.crop((i % 100, i // 100, i % 100 + 64, i // 100 + 64)).save(folder / f"{i:03d}.png")
+    for i in range(4):
+        picture.resize((1024, 128)).save(folder / f"wide-{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def names(fleet: Raylets) -> dict[str, str]:
+    """The name of each node by its id."""
+    kinds = {}
+    for node in fleet.nodes():
+        total = node["resources_total"]
+        kinds[node["node_id"]] = "head" if not total.get("CPU") else "gpu" if total.get("GPU") else "cpu"
+    assert sorted(kinds.values()) == ["cpu", "gpu", "head"]
+    return kinds
+
+
+def test_an_actor_a_gpu_light_work_everywhere_and_nothing_on_the_head(
+    fleet: Raylets, names: dict[str, str], nuclei: Path, tmp_path: Path
+) -> None:
+    rows, _ = run(fleet, "placement", pictures(nuclei, tmp_path / "in", 150))
+    where = {stage: {names[r["node"]] for r in rows if r["stage"] == stage} for stage in stages(rows)}
+    assert where["segment"] == {"gpu"}
+    assert where["decode"] | where["encode"] == {"gpu", "cpu"}
+    assert sorted(devices(rows).values()) == ["0", "1"]  # one actor a GPU, each its own
+
+
+def test_halves_share_a_gpu_and_the_pool_grows_and_shrinks_with_the_work(
+    fleet: Raylets, names: dict[str, str], nuclei: Path, tmp_path: Path
+) -> None:
+    options = ("--gpus-per-worker", "0.5", "--workers", "1,2")
+    rows, counts = run(fleet, "halves", pictures(nuclei, tmp_path / "in", 400), *options)
+    assert list(devices(rows).values()) == ["0", "0"]
+    assert {names[r["node"]] for r in rows} == {"gpu", "cpu"}
+    changes = [count for count, _ in groupby(counts)]
+    assert changes[:4] == [0, 1, 2, 1]  # the second came for the queue, and one left while the other had work
+
+
+def alive(fleet: Raylets) -> int:
+    """Segment actors that are there now; no other job runs."""
+    return sum(a["state"] == "ALIVE" and "Segment" in a["class_name"] for a in fleet.state("actors"))
+
+
+def devices(rows: list[dict]) -> dict[str, str]:
+    """CUDA_VISIBLE_DEVICES of each actor that has segmented something."""
+    return {r["actor"]: r["device"] for r in rows if r["stage"] == "segment"}
+
+
+def stages(rows: list[dict]) -> set[str]:
+    found = {r["stage"] for r in rows}
+    assert found == {"fetch", "decode", "segment", "encode"}
+    return found
