@@ -109,12 +109,7 @@ class Job:
 
     def until_commits(self, output: Place, files: int) -> None:
         """Waits until so many results files are committed: no restart will do their rows again."""
-        checkpoints = output.join("_checkpoint")
-        wait_for(
-            lambda: sum(".pending" not in p.url for p in checkpoints.list(".parquet")) >= files,
-            f"{files} committed results",
-            unless=lambda: self.ended,
-        )
+        wait_for(lambda: commits(output) >= files, f"{files} committed results", unless=lambda: self.ended)
 
     def below(self) -> list[psutil.Process]:
         """Ray's processes below the driver, which are remembered to be ended with the job."""
@@ -124,6 +119,11 @@ class Job:
             return []
         self._seen |= {p.pid: p for p in found}
         return found
+
+
+def commits(output: Place) -> int:
+    """How many results files of an output are committed."""
+    return sum(".pending" not in p.url for p in output.join("_checkpoint").list(".parquet"))
 
 
 def workers(processes: list[psutil.Process], name: str) -> list[psutil.Process]:
