@@ -32,7 +32,7 @@ def test_driver_and_raylet_killed_again_and_again(
                 job.kill()
             else:
                 end(raylets(job.below()))
-                assert job.wait() != 0
+                job.wait()  # Ray ends the driver too, unless it was done by then
         inputs = plates(8)
         job = jobs.enter_context(Job(*arguments))
         job.until_says("segmenting")
