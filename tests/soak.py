@@ -46,7 +46,7 @@ class Soak:
         self.sources = [p for p in sorted((DATA / "images").iterdir()) if Image.open(p).size == (256, 256)][:12]
         self.inputs: list[str] = []
         self.bad: dict[str, str] = {}  # address to the beginning of its error
-        self.injected, self.statuses = Counter[str](), Counter[str]()
+        self.injected, self.statuses, self.second_jobs = Counter[str](), Counter[str](), Counter[str]()
         self.job: Job | None = None
         self.on_cluster = False
         options = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "endpoint_url": "AWS_ENDPOINT_URL_S3"}
@@ -95,8 +95,7 @@ class Soak:
         arguments, environment = self.command()
         with Job(*arguments, environment=environment) as job:
             self.job = job
-            where = "cluster" if self.on_cluster else "this machine"
-            self.say(f"job starts on the {where}" if self.on_cluster else f"job starts on {where}")
+            self.say(f"job starts on {'the cluster' if self.on_cluster else 'this machine'}")
             while not self._ends_within(self.random.uniform(2, 14), until):
                 fault = self.random.choice(self.faults)
                 if fault():
@@ -177,11 +176,12 @@ class Soak:
     def _second_job(self) -> bool:
         if "segmenting" not in self.job.log:
             return False
+        on_cluster = self.on_cluster
         arguments, environment = self.command()
+        self.on_cluster = on_cluster
         with Job(*arguments, environment=environment) as second:
             status = second.wait()
-        if not self.job.ended and status != 1:
-            self.injected["second jobs that were let in"] += 1
+        self.second_jobs["let in" if status == 0 and not self.job.ended else "refused" if status == 1 else "alone"] += 1
         return True
 
     def finish(self) -> int:
@@ -210,6 +210,7 @@ def score(soak: Soak, reference: dict[str, Row], starts: int, minutes: float) ->
         "minutes": round(minutes, 1),
         "faults": dict(soak.injected.most_common()),
         "faults_in_all": soak.injected.total(),
+        "second_jobs": dict(soak.second_jobs),
         "requests": soak.proxy.counts.requests.total(),
         "requests_failed": {k: v for k, v in soak.proxy.counts.faults.items() if k != "delay"},
         "exit_statuses": dict(soak.statuses),
@@ -251,7 +252,7 @@ def soak(minutes: float, seed: int) -> bool:
         result = score(it, reference, starts, (time.monotonic() - began) / 60)
     print(json.dumps(result, indent=2))
     faultless = ("lost", "doubled", "strange", "catalog_differs", "stray_files", "pending_checkpoints", "masks_unequal")
-    return not any(result[key] for key in (*faultless, "errors_unexpected"))
+    return not any(result[key] for key in (*faultless, "errors_unexpected")) and not it.second_jobs["let in"]
 
 
 if __name__ == "__main__":

@@ -49,15 +49,16 @@ def unharmed(reference: dict[str, Row]) -> Callable[[Place, list[str]], None]:
 
 @pytest.fixture
 def plates(sources: list[Path], tmp_path: Path) -> Callable[[int], list[str]]:
-    """Makes a folder `plates` of so many images: the sources under other names; gives their paths."""
+    """Puts so many more images into a folder `plates`: the sources under other names; gives the paths of all."""
+    folder, made = tmp_path / "plates", list[str]()
+    folder.mkdir()
 
-    def make(count: int) -> list[str]:
-        folder = tmp_path / "plates"
-        folder.mkdir()
-        chosen = enumerate(names(sources, count))
-        return [str(shutil.copy(sources[i % len(sources)], folder / name)) for i, name in chosen]
+    def more(count: int) -> list[str]:
+        for i, name in list(enumerate(names(sources, len(made) + count)))[len(made) :]:
+            made.append(str(shutil.copy(sources[i % len(sources)], folder / name)))
+        return list(made)
 
-    return make
+    return more
 
 
 @pytest.fixture(scope="session")

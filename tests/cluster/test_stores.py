@@ -69,6 +69,22 @@ def test_a_slow_busy_and_cutting_store(
     unharmed(output, inputs)
 
 
+def test_a_store_that_is_away_is_no_missing_file(s3_server: S3Server, bucket: tuple[S3FileSystem, str]) -> None:
+    fs, name = bucket
+    fs.pipe_file(f"{name}/a.parquet", b"PAR1")
+    with Proxy(s3_server.endpoint, Faults(drop=1.0)) as proxy:
+        away = {"endpoint_url": proxy.endpoint, "config_kwargs": {"retries": {"max_attempts": 1}}}
+        where = place(f"s3://{name}/a.parquet", away)
+        for opens in (where.arrow().open_input_file, where.arrow().open_input_stream):
+            with pytest.raises(Exception, match=r".") as caught:
+                opens(where.path).read()
+            assert not isinstance(caught.value, FileNotFoundError)
+        proxy.heal()
+        assert where.arrow().open_input_file(where.path).read() == b"PAR1"
+        with pytest.raises(FileNotFoundError):
+            where.arrow().open_input_file(f"{name}/b.parquet").read()
+
+
 def test_keys_that_may_not_write(
     s3_server: S3Server, bucket: tuple[S3FileSystem, str], sources: list[Path], unharmed: Check
 ) -> None:

@@ -107,6 +107,10 @@ class Job:
         results = output.join("results")
         wait_for(lambda: len(results.list(".parquet")) >= files, f"{files} results", unless=lambda: self.ended)
 
+    def until_commits(self, output: Place, files: int) -> None:
+        """Waits until so many results files are committed: no restart will do their rows again."""
+        wait_for(lambda: commits(output) >= files, f"{files} committed results", unless=lambda: self.ended)
+
     def below(self) -> list[psutil.Process]:
         """Ray's processes below the driver, which are remembered to be ended with the job."""
         try:
@@ -115,6 +119,11 @@ class Job:
             return []
         self._seen |= {p.pid: p for p in found}
         return found
+
+
+def commits(output: Place) -> int:
+    """How many results files of an output are committed."""
+    return sum(".pending" not in p.url for p in output.join("_checkpoint").list(".parquet"))
 
 
 def workers(processes: list[psutil.Process], name: str) -> list[psutil.Process]:
