@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -17,6 +17,8 @@ from pipeline.errors import InputError
 
 THREADS = 8  # of one actor; more cores serve better as more actors
 BATCHES = 4  # in the window of an actor on a GPU; a CPU takes the images of a batch one by one anyway
+IMAGE = 800 * 1333 * 3  # bytes of a decoded image at the size that networks are published for
+SHARE = 8  # an actor's share of its node's object store holds so many windows: two wait, others are made and passed on
 LIGHT_CPUS = 0.25  # of a core, for fetch, decode, encode and write tasks on a machine without a GPU
 
 
@@ -136,8 +138,16 @@ def resources(workers: tuple[int, int] | None, gpus_per_worker: float, batch_siz
         raise InputError(f"--gpus-per-worker {gpus_per_worker}: the cluster has {gpus:g} GPUs")
     if gpus or not cores:  # a cluster that scales from nothing has no worker yet: GPU workers will come
         fit = max(1, int(gpus / gpus_per_worker)) if gpus else None
-        return on_gpus(workers or (1, fit), gpus_per_worker, batch_size or 16, None if workers else fit)
+        sized = on_gpus(workers or (1, fit), gpus_per_worker, batch_size or 16, None if workers else fit)
+        return replace(sized, window=min([sized.window, *_windows(gpus_per_worker, sized.batch_size)]))
     return on_cpus(workers, cores, batch_size or 8)
+
+
+def _windows(gpus_per_worker: float, batch_size: int) -> list[int]:
+    """Images for which the object store of each node with a GPU has room: a batch at least."""
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]
+    shares = [n["object_store_memory"] / max(1, int(n["GPU"] / gpus_per_worker)) / SHARE for n in nodes]
+    return [max(batch_size, int(share / IMAGE)) for share in shares]
 
 
 def on_gpus(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,3 +36,19 @@ def test_gpu_actors_claim_no_core_and_may_grow() -> None:
     chosen = on_gpus((1, None), 0.5, 16)
     assert (chosen.num_gpus, chosen.num_cpus) == (0.5, 0)
     assert chosen.pool.min_size == 1
+
+
+def test_windows_fit_a_small_object_store() -> None:
+    """Two logical GPUs share 600 MB: an actor's window is a batch; with 12 GB it is four."""
+    code = (
+        "import ray; from pipeline.cluster import resources; "
+        "ray.init(num_cpus=1, num_gpus=2, object_store_memory={store}, include_dashboard=False, log_to_driver=False); "
+        "print(resources(None, 1.0, None).window)"
+    )
+    seen = []
+    for store in (600_000_000, 12_000_000_000):
+        command = [sys.executable, "-c", code.format(store=store)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        seen.append(int(done.stdout.split()[-1]))
+    assert seen == [16, 64]
