@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 from s3fs import S3FileSystem
@@ -79,6 +80,7 @@ def fetch(tasks: list[pa.Table]) -> tuple[dict[str, bytes | str], list[int]]:
     return {r["uri"]: r["error"] or r["data"] for r in every}, [len(t) for t in tables]
 
 
+@pytest.mark.slow
 def test_a_store_is_asked_for_each_shard_about_once(counted: Counter, bucket: tuple[S3FileSystem, str]) -> None:
     fs, name = bucket
     members = images(120, 80_000)
@@ -221,3 +223,24 @@ def test_rows_of_parquet_files_match_annotations_by_their_paths(tmp_path: Path) 
     assert found == {image_id(f"{tmp_path}/f.parquet#0/0"): f"{tmp_path}/f.parquet/a/x.png"}
     uris = [*found.values(), f"{tmp_path}/f.parquet#1/0", f"{tmp_path}/x.tgz#b/x.png"]
     assert match(uris, ["b/x.png", "a/x.png"]) == {0: 2, 1: 0}
+
+
+def test_a_store_that_goes_down_in_the_middle_of_a_file_stops_the_job_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, members = place(tmp_path / "out"), images(20, 100_000)
+    (tmp_path / "s.tgz").write_bytes(tar_of(members, compress=True))
+    (tmp_path / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 20))
+    catalog.update(output, containers([place(tmp_path / n) for n in ("s.tgz", "s.parquet")], output), catalog.NONE)
+    (rows,) = owed(output)
+    original = LocalFileSystem.cat_file
+
+    def down(self: LocalFileSystem, path: str, start: int, end: int, **options: object) -> bytes:
+        if start > 100_000:
+            raise ConnectionResetError("peer")
+        return original(self, path, start, end, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", down)
+    for kind in ("tgz", "parquet"):
+        with pytest.raises(InputError, match="cannot be reached"):
+            list(fetched(rows.filter(pa.compute.equal(rows["kind"], kind)), {}, patience=0.0))
