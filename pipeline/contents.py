@@ -14,6 +14,9 @@ from pipeline.reading import PATIENCE, ObjectError, ObjectFile, Range, merge, or
 from pipeline.storage import Place, family, one_line
 
 IMAGES, BYTES = 64, 32 << 20  # of one table, by the catalog's lengths
+EMPTY = "EmptyFile: 0 bytes"
+LIMIT = 4 << 30  # bytes of one image: a video named .tif, say, would take all the memory of its machine
+Contents = tuple[list[bytes | None], list[str | None]]  # data and error of each row
 FETCHED = pa.schema(
     [
         ("image_id", pa.int64()),
@@ -34,20 +37,14 @@ def fetched(rows: pa.Table, options: dict[str, Any], patience: float = PATIENCE)
         InputError: a store refuses us, or did not answer for `patience` seconds.
     """
     for run in _runs(rows):
-        source: _Ranged | _Streamed = (_Streamed if run["kind"][0].as_py() in STREAMED else _Ranged)(
-            run, options, patience
-        )
+        streamed = run["kind"][0].as_py() in STREAMED
+        source = _Streamed(run, options, patience) if streamed else _Ranged(run, options, patience)
         for start, stop in _cuts(run["length"].to_pylist()):
             group = run.slice(start, stop - start)
             data, errors = source.take(start, stop)
             _verify(group, data, errors, options, patience)
-            columns = [
-                group["image_id"],
-                group["uri"],
-                pa.array(errors, pa.string()),
-                pa.array(data, pa.large_binary()),
-            ]
-            yield pa.table(columns, schema=FETCHED)
+            found = [pa.array(errors, pa.string()), pa.array(data, pa.large_binary())]
+            yield pa.table([group["image_id"], group["uri"], *found], schema=FETCHED)
 
 
 def _runs(rows: pa.Table) -> Iterator[pa.Table]:
@@ -75,9 +72,6 @@ def _cuts(lengths: list[int | None]) -> Iterator[tuple[int, int]]:
         yield start, len(lengths)
 
 
-Contents = tuple[list[bytes | None], list[str | None]]  # data and error of each row
-
-
 class _Ranged:
     """Loose images whole, members of tars in ranges."""
 
@@ -86,9 +80,8 @@ class _Ranged:
 
     def take(self, start: int, stop: int) -> Contents:
         """What rows `start` to `stop` hold."""
-        rows = (
-            self.run.slice(start, stop - start).select(["container", "kind", "offset", "length", "error"]).to_pylist()
-        )
+        columns = ["container", "kind", "offset", "length", "error"]
+        rows = self.run.slice(start, stop - start).select(columns).to_pylist()
         data: list[bytes | None] = [None] * len(rows)
         errors: list[str | None] = [row["error"] for row in rows]
         by_store: dict[str, list[int]] = {}
@@ -170,10 +163,6 @@ class _Streamed:
         for i in wanted:
             groups.setdefault(parts[i], {})[offsets[i]] = i
         yield from parquet_images.contents(file, run["column"][0].as_py(), groups)
-
-
-EMPTY = "EmptyFile: 0 bytes"
-LIMIT = 4 << 30  # bytes of one image: a video named .tif, say, would take all the memory of its machine
 
 
 def _verify(group: pa.Table, data: list[Any], errors: list[Any], options: dict[str, Any], patience: float) -> None:

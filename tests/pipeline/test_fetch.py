@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 from s3fs import S3FileSystem
@@ -79,6 +80,7 @@ def fetch(tasks: list[pa.Table]) -> tuple[dict[str, bytes | str], list[int]]:
     return {r["uri"]: r["error"] or r["data"] for r in every}, [len(t) for t in tables]
 
 
+@pytest.mark.slow
 def test_a_store_is_asked_for_each_shard_about_once(counted: Counter, bucket: tuple[S3FileSystem, str]) -> None:
     fs, name = bucket
     members = images(120, 80_000)
@@ -228,8 +230,29 @@ def test_an_object_too_large_for_any_image_is_not_fetched(tmp_path: Path) -> Non
     with (tmp_path / "in" / "video.tif").open("wb") as file:
         file.truncate(LIMIT + 1)  # sparse: it takes no space
     output = place(tmp_path / "out")
-    catalog.update(output, containers([place(tmp_path / "in")], output))
+    catalog.update(output, containers([place(tmp_path / "in")], output), catalog.NONE)
     (work,) = catalog.slices(output, np.zeros(0, np.int64), 64, 32 << 20)
     ((row,),) = [t.to_pylist() for t in fetched(rows_of(output, work), {})]
     assert row["data"] is None
     assert row["error"].startswith("TooManyBytes: 4,294,967,297 bytes")
+
+
+def test_a_store_that_goes_down_in_the_middle_of_a_file_stops_the_job_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, members = place(tmp_path / "out"), images(20, 100_000)
+    (tmp_path / "s.tgz").write_bytes(tar_of(members, compress=True))
+    (tmp_path / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 20))
+    catalog.update(output, containers([place(tmp_path / n) for n in ("s.tgz", "s.parquet")], output), catalog.NONE)
+    (rows,) = owed(output)
+    original = LocalFileSystem.cat_file
+
+    def down(self: LocalFileSystem, path: str, start: int, end: int, **options: object) -> bytes:
+        if start > 100_000:
+            raise ConnectionResetError("peer")
+        return original(self, path, start, end, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", down)
+    for kind in ("tgz", "parquet"):
+        with pytest.raises(InputError, match="cannot be reached"):
+            list(fetched(rows.filter(pa.compute.equal(rows["kind"], kind)), {}, patience=0.0))
