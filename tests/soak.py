@@ -235,7 +235,7 @@ def soak(minutes: float, seed: int) -> bool:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maskfleet-soak-")))
         server = stack.enter_context(S3Server())
         proxy = stack.enter_context(Proxy(server.endpoint, seed=seed))
-        nodes = stack.enter_context(Nodes(2))
+        nodes = stack.enter_context(Nodes(2, server.environment | {"AWS_ENDPOINT_URL_S3": proxy.endpoint}))
         server.filesystem().mkdir("lab")
         it = Soak(server, proxy, nodes, seed)
         it.say("an undisturbed run for reference")

@@ -39,12 +39,17 @@ for line in sys.stdin:
 class Nodes:
     """A head without cores and nodes of two cores each, as a context manager.
 
+    Args:
+        environment: more variables of the nodes, such as the credentials of a store: workers have those of their
+            node, not the driver's.
+
     Attributes:
         environment: the variables with which a job joins the cluster; Ray asks for the token there.
         raylets: pid of each node's raylet, by number.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, environment: dict[str, str] | None = None) -> None:
+        self._more = environment or {}
         self._count, self._added, self.raylets = count, 0, dict[int, int]()
         self._folder = tempfile.mkdtemp(prefix="mf-")  # short: Ray's sockets lie in it
         self.environment = {
@@ -60,7 +65,7 @@ class Nodes:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, **self.environment},
+            env={**os.environ, **self._more, **self.environment},
             start_new_session=True,
         )
         try:
