@@ -22,9 +22,7 @@ LARGEST = 60_000  # bytes of the demo's pictures that are taken: the small ones,
 @errors_to_exit
 def restart(
     images: Annotated[int, typer.Option(min=100, help="Images in all, in tar shards of 100.")] = 2000,
-    share: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Of them done before the job is started again.")
-    ] = 0.99,
+    share: Annotated[float, typer.Option(min=0.01, max=0.99, help="Of them done at first.")] = 0.99,
     as_json: AsJson = False,
 ) -> None:
     """Time a job up to a share of its images, then the same command again, which does the rest; each in a process."""
