@@ -49,11 +49,15 @@ def test_workers_killed_while_the_job_goes_on(
 ) -> None:
     inputs, output = plates(80), place(tmp_path / "out")
     generator = random.Random(1)
+    killed = 0
     with Job(tmp_path / "plates", output.url, "--workers", 1) as job:
-        for name in ("Segment", "_Register", "Encode"):
-            job.until_says("segmenting")
-            victims = wait_for(lambda n=name: workers(job.below(), n), f"a worker of {name}", unless=lambda: job.ended)
-            time.sleep(generator.uniform(0, 2))
+        job.until_says("segmenting")
+        for name in ("Segment", "Fetch", "_Register", "Segment"):
+            wait_for(lambda n=name: job.ended or workers(job.below(), n), f"a worker of {name}")
+            time.sleep(generator.uniform(0, 1))
+            victims = workers(job.below(), name)
+            killed += len(victims)
             end(victims)
         assert job.wait() == 0, job.log
+    assert killed >= 2
     unharmed(output, inputs)

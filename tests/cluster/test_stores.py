@@ -38,15 +38,21 @@ def test_a_server_killed_and_started_again(sources: list[Path], unharmed: Check,
         arguments = ("s3://lab/plates", "s3://lab/masks", "--workers", 1)
         output = Place("s3://lab/masks", _options(server))
         with Job(*arguments, environment=server.environment) as job:
-            for seconds in (5, 10):
-                job.until_results(output, len(output.join("results").list(".parquet")) + 1)
-                server.kill()
-                time.sleep(seconds)
-                server.start()
+            job.until_says("segmenting")
+            _away(server, 5)
+            job.until_results(output)
+            _away(server, 10)
             if job.wait():
                 assert_one_line(job.log, "s3://lab/")
         run(*arguments, environment=server.environment)
         unharmed(output, inputs)
+
+
+def _away(server: S3Server, seconds: float) -> None:
+    """A crash, and a restart after a while."""
+    server.kill()
+    time.sleep(seconds)
+    server.start()
 
 
 def _options(server: S3Server) -> dict[str, str]:
