@@ -47,7 +47,9 @@ class Casualties:
         """An empty register, on the node of the driver: it lasts as long as the job."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         register: Any = ray.remote(_Register)
-        return cls(register.options(num_cpus=0, scheduling_strategy=here).remote())
+        return cls(
+            register.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
+        )
 
     @contextmanager
     def batch(self, stage: str, ids: Sequence[int]) -> Iterator[Alone | None]:

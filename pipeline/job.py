@@ -31,7 +31,7 @@ from pipeline.readback import counts, description
 from pipeline.record import measured, versions
 from pipeline.segment import Network
 from pipeline.stopping import Stopper
-from pipeline.storage import Place, error_code, explain
+from pipeline.storage import Place, explain
 from pipeline.watching import watched
 
 __all__ = ["Options", "Watcher", "plan_of", "run"]
@@ -39,6 +39,7 @@ __all__ = ["Options", "Watcher", "plan_of", "run"]
 SLICE_IMAGES, SLICE_BYTES = 64, 32 << 20  # of one read task
 PARTS = 50  # results files of a run, at least: a restart repeats at most about that share of it
 ROWS_PER_FILE = (32, 4096)
+CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs"}  # packages that talk to stores
 ROUNDS = 3  # of the plan: what machines that died have lost is done again
 
 
@@ -228,7 +229,8 @@ def _blame(error: RayError, output: Place) -> Exception:
     if found := re.findall(rf"^{InputError.__module__}\.{InputError.__name__}: (.*)$", str(error), re.MULTILINE):
         return InputError(found[-1])
     cause: Exception = getattr(error, "cause", None) or error
-    return explain(output.url, cause) if isinstance(cause, OSError) or error_code(cause) else error
+    of_store = type(cause).__module__.split(".")[0] in CLIENTS
+    return explain(output.url, cause) if of_store or isinstance(cause, OSError) else error
 
 
 def _settled(output: Place, record: dict[str, Any]) -> np.ndarray:

@@ -77,7 +77,7 @@ class Progress:
         """Counts at zero, on the node of the driver."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board: Any = ray.remote(_Board)
-        return cls(board.options(num_cpus=0, scheduling_strategy=here).remote())
+        return cls(board.options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Counter[str]]:

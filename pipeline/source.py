@@ -12,8 +12,9 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from pipeline.catalog import Slice
+from pipeline.reading import PATIENCE, or_error, patiently
 from pipeline.schema import CATALOG
-from pipeline.storage import Place
+from pipeline.storage import Place, explain
 
 
 class CatalogSource(Datasource):
@@ -48,7 +49,18 @@ def _read(output: Place, wanted: Slice) -> Iterable[pa.Table]:
 
 
 def rows_of(output: Place, wanted: Slice) -> pa.Table:
-    """The rows of a slice, in the schema `CATALOG`."""
+    """The rows of a slice, in the schema `CATALOG`. Waits for a store that is away, as fetching images does.
+
+    Raises:
+        InputError: the store did not answer for `PATIENCE` seconds, or the file is gone.
+    """
+    (rows,) = patiently(output.url, lambda _: [or_error(lambda: _rows(output, wanted))], [wanted], PATIENCE)
+    if isinstance(rows, Exception):
+        raise explain(output.url, rows)
+    return rows
+
+
+def _rows(output: Place, wanted: Slice) -> pa.Table:
     file = pq.ParquetFile(wanted.path, filesystem=output.arrow())
     groups: list[int] = []
     rows: list[np.ndarray] = []

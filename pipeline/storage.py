@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.errors import InputError
@@ -75,7 +76,7 @@ class Place:
         """The filesystem for Arrow and Ray Data. pyarrow's own S3 ignores AWS_ENDPOINT_URL; s3fs does not."""
         if self.protocol == "file":
             return pafs.LocalFileSystem()
-        return pafs.PyFileSystem(pafs.FSSpecHandler(self.fs))
+        return pafs.PyFileSystem(_Handler(self.fs))
 
     def put(self, data: bytes) -> None:
         """Writes a small object so that no reader ever sees a part of it."""
@@ -116,6 +117,15 @@ class Place:
         if self.protocol == "file" or path.startswith(f"{self.protocol}://"):
             return path
         return f"{self.protocol}://{path.lstrip('/')}"
+
+
+class _Handler(pafs.FSSpecHandler):
+    """Opens at once: pyarrow's own asks `isfile` first, to which every failure of a store is a missing file."""
+
+    def open_input_stream(self, path: str) -> pa.PythonFile:
+        return pa.PythonFile(self.fs.open(path, mode="rb"), mode="r")
+
+    open_input_file = open_input_stream
 
 
 # A store that cannot be reached should be reported in seconds, and a slow one survived. s3fs reads 50 MB
@@ -177,7 +187,9 @@ def explain(where: str, error: BaseException) -> InputError:
     ):
         remedy = "access denied: check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...) and the bucket's policy"
     elif "NoCredentials" in text or "Unable to locate credentials" in text:
-        remedy = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
+        remedy = (
+            "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, on a cluster on its nodes"
+        )
     elif isinstance(error, FileNotFoundError):
         remedy = "no such bucket, prefix or folder: check the spelling"
     elif isinstance(error, ConnectionError | TimeoutError | asyncio.TimeoutError) or re.search(
