@@ -59,9 +59,9 @@ def local_ray() -> None:
     ray.shutdown()
 
 
-@pytest.mark.parametrize("where", ["task", "actor"])
-def test_what_is_deadly_stands_alone_and_everything_else_is_done(local_ray: None, where: str) -> None:
-    deadly = {7, 8, 23}
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "deadly"), [("task", {7, 8, 23}), ("actor", {7})])
+def test_what_is_deadly_stands_alone_and_everything_else_is_done(local_ray: None, where: str, deadly: set[int]) -> None:
     table = pa.table({"id": list(range(40))})
     dataset = ray.data.from_arrow([table.slice(i, 10) for i in range(0, 40, 10)])
     if where == "task":
