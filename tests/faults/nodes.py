@@ -16,7 +16,7 @@ from types import TracebackType
 
 import psutil
 
-from faults.jobs import end, raylets
+from faults.jobs import end, raylets, title_of
 
 SCRIPT = """
 import sys
@@ -114,7 +114,7 @@ class Nodes:
     def busiest(self, name: str) -> int | None:
         """The node with a worker process whose title has a name in it; None if there is none."""
         for number, pid in self.raylets.items():
-            titles = [" ".join(p.cmdline()) for p in psutil.Process(pid).children() if p.is_running()]
+            titles = [title_of(p) for p in psutil.Process(pid).children()]
             if any(t.startswith("ray::") and name in t for t in titles):
                 return number
         return None
