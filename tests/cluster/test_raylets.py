@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def test_raylets_killed_under_a_job(
     plates: Callable[[int], list[str]], unharmed: Callable[[Place, list[str]], None], tmp_path: Path
 ) -> None:
-    inputs, output = plates(80), place(tmp_path / "out")
+    inputs, output = plates(400), place(tmp_path / "out")
     generator = random.Random(2)
     with Nodes(3) as nodes:
         with Job(tmp_path / "plates", output.url, "--workers", 1, environment=nodes.environment) as job:
