@@ -58,9 +58,18 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
         WeightsError: the checkpoint cannot be read or does not fit.
         TooManyErrorsError: more images fail than `max_error_rate` allows.
     """
-    began, started = time.monotonic(), datetime.now(UTC)
     watcher.phase(f"checking weights {options.weights}")
     weights, preset = _checked(options)
+    try:
+        return _run(options, weights, preset, watcher)
+    except Exception as error:
+        if _of_store(error):  # inputs explain theirs, so this is the output's
+            raise explain(options.output.url, error) from None
+        raise
+
+
+def _run(options: Options, weights: Checkpoint, preset: Preset, watcher: Watcher) -> dict[str, Any]:
+    began, started = time.monotonic(), datetime.now(UTC)
     described = describe(weights, options)
     output = options.output
     run_id = started.strftime("%Y%m%dT%H%M%SZ-") + uuid.uuid4().hex[:6]
@@ -229,8 +238,11 @@ def _blame(error: RayError, output: Place) -> Exception:
     if found := re.findall(rf"^{InputError.__module__}\.{InputError.__name__}: (.*)$", str(error), re.MULTILINE):
         return InputError(found[-1])
     cause: Exception = getattr(error, "cause", None) or error
-    of_store = type(cause).__module__.split(".")[0] in CLIENTS
-    return explain(output.url, cause) if of_store or isinstance(cause, OSError) else error
+    return explain(output.url, cause) if _of_store(cause) else error
+
+
+def _of_store(error: BaseException) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in CLIENTS
 
 
 def _settled(output: Place, record: dict[str, Any]) -> np.ndarray:
