@@ -1,9 +1,9 @@
 """Bytes to pixels: header first, then RGB, then no larger than the network wants them.
 
 What an image holds is mapped to 8-bit RGB thus: grey is repeated; a palette is looked up; alpha is
-dropped; CMYK is converted by Pillow; one channel of more than 8 bits (16-bit PNG and TIFF, float TIFF) goes
-linearly from the image's own minimum and maximum to 0 and 255; of several frames the first counts. EXIF
-orientation is not applied: masks lie on the pixel grid as stored, as in COCO.
+dropped; CMYK is converted by Pillow; more than 8 bits go linearly from the image's own minimum and maximum to 0
+and 255; of several frames the first counts; for TIFF of several channels see `pipeline.tiff`. EXIF orientation is not
+applied: masks lie on the pixel grid as stored, as in COCO.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from PIL import Image, UnidentifiedImageError
 from model.preset import Preset
 from model.tiles import Box, Crop, Tiling
 from model.transform import shrink
+from pipeline import tiff
 from pipeline.casualties import Casualties, trusted
+from pipeline.depth import extremes, stretch
 from pipeline.progress import Progress
 from pipeline.storage import one_line
 
 Image.init()  # all decoders, so that `formats` may name them
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below, and is an error row rather than a warning
 BLOCK = 32 << 20  # bytes after which a task ends a block and begins another
-STRIP = 256  # rows
+Opened = Image.Image | tiff.Channels
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of one channel of more than 8 bits
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 DECODED = pa.schema(
@@ -104,16 +106,27 @@ class Decode:
         return done | {"rows": pixels.shape[0], "columns": pixels.shape[1], "pixels": pixels.tobytes()}
 
 
-def open_image(data: bytes, max_pixels: int) -> Image.Image:
+def open_image(data: bytes, max_pixels: int) -> Opened:
     """An image's header read, its pixels not yet.
 
     Raises:
         BadImageError: no image, a format that is not read, or more pixels than allowed.
     """
+    image = tiff.channels(data) or _pillow(data)
+    if image.width * image.height > max_pixels:
+        raise BadImageError(f"TooManyPixels: {image.width}x{image.height} is over the limit of {max_pixels} pixels")
+    if isinstance(image, tiff.Channels) and image.nbytes > max_pixels * tiff.BYTES:
+        size = f"{image.width}x{image.height} of {image.nbytes} bytes"
+        raise BadImageError(f"TooManyPixels: {size} is over {tiff.BYTES} bytes for each of {max_pixels} pixels")
+    return image
+
+
+def _pillow(data: bytes) -> Image.Image:
+    """The header of all that `pipeline.tiff` leaves to Pillow."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         likely = [name for name in FORMATS if Image.OPEN[name][1] and Image.OPEN[name][1](data[:16])]  # type: ignore[misc]
         if likely:
@@ -121,12 +134,9 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         raise BadImageError(f"NotAnImage: begins with {data[:12]!r}") from None
     except Exception as error:  # decoders fail in many ways on damaged headers
         raise BadImageError(f"DamagedImage: {one_line(error)}") from None
-    if image.width * image.height > max_pixels:
-        raise BadImageError(f"TooManyPixels: {image.width}x{image.height} is over the limit of {max_pixels} pixels")
-    return image
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Opened) -> np.ndarray:
     """All pixels of an opened image, uint8 (H, W, 3) RGB; the mapping is stated at the top.
 
     Raises:
@@ -135,50 +145,37 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if isinstance(image, tiff.Channels):
+                return image.rgb()
             image.load()
             if image.mode in DEEP:
                 values = np.asarray(image)
-                grey = _stretch(values, _extremes(values))
+                grey = stretch(values, extremes(values))
                 return np.repeat(grey[:, :, None], 3, axis=2)
             return np.array(image.convert("RGB"))
     except Exception as error:  # decoders fail in many ways on damaged data
         raise BadImageError(f"DamagedImage: {one_line(error)}") from None
 
 
-def cropper(image: Image.Image) -> Crop:
-    """Reads parts of an opened image as RGB: the pixels that `to_rgb` gives, never all of them at once.
+def cropper(image: Opened) -> Crop:
+    """Reads parts of an opened image as RGB: the pixels that `to_rgb` gives, all at once only of a TIFF of channels.
 
     Raises:
         BadImageError: the pixel data is damaged or cut off.
     """
+    if isinstance(image, tiff.Channels):
+        whole = to_rgb(image)
+        return lambda box: whole[box[1] : box[3], box[0] : box[2]]
     try:
         image.load()
-        extremes = _extremes(np.asarray(image)) if image.mode in DEEP else None
+        between = extremes(np.asarray(image)) if image.mode in DEEP else None
     except Exception as error:  # decoders fail in many ways on damaged data
         raise BadImageError(f"DamagedImage: {one_line(error)}") from None
 
     def crop(box: Box) -> np.ndarray:
         part = image.crop(box)
-        if extremes is None:
+        if between is None:
             return np.array(part.convert("RGB"))
-        return np.repeat(_stretch(np.asarray(part), extremes)[:, :, None], 3, axis=2)
+        return np.repeat(stretch(np.asarray(part), between)[:, :, None], 3, axis=2)
 
     return crop
-
-
-def _extremes(values: np.ndarray) -> tuple[float, float]:
-    """Minimum and maximum, of NaN as 0."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        values = np.nan_to_num(values)
-    return float(values.min()), float(values.max())
-
-
-def _stretch(values: np.ndarray, extremes: tuple[float, float]) -> np.ndarray:
-    """Values of any depth as uint8, linearly from the image's minimum and maximum; a flat image is black."""
-    low, high = extremes
-    grey = np.zeros(values.shape, np.uint8)
-    if high > low:
-        for start in range(0, len(values), STRIP):  # of a whole image the float64 would be the largest part
-            strip = np.nan_to_num(values[start : start + STRIP].astype(np.float64))
-            grey[start : start + STRIP] = (strip - low) * (255 / (high - low)) + 0.5
-    return grey

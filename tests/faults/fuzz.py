@@ -8,7 +8,10 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import tifffile
 from PIL import Image
 
 SIDE = 200  # pixels of the longer side of the photographs, so that those which survive are segmented quickly
@@ -51,6 +54,11 @@ def _sources(nuclei: Path, photos: Path) -> list[tuple[str, bytes]]:
     grey = Image.open(small[0]).convert("L").resize((SIDE, SIDE))
     sources += [("PNG", stored(grey.convert("I;16"), "PNG")), ("TIFF", stored(grey.convert("F"), "TIFF"))]
     sources += [("PNG", stored(grey.quantize(16), "PNG")), ("JPEG", stored(grey.convert("CMYK"), "JPEG"))]
+    deep = np.asarray(image, np.uint16) * 100
+    sources += [("TIFF", stored_array(deep, photometric="rgb", compression="lzw", predictor=True))]
+    channels = np.ascontiguousarray(deep.transpose(2, 0, 1))
+    sources += [("TIFF", stored_array(channels, imagej=True, metadata={"axes": "CYX"}))]
+    sources += [("TIFF", stored_array(channels, ome=True, metadata={"axes": "CYX"}, tile=(64, 64)))]
     return sources
 
 
@@ -58,6 +66,13 @@ def stored(image: Image.Image, kind: str, **options: object) -> bytes:
     """An image as a file of a format."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def stored_array(values: np.ndarray, **options: Any) -> bytes:
+    """Values of any depth as a TIFF file."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **options)
     return buffer.getvalue()
 
 
