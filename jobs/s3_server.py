@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +25,8 @@ import s3fs
 from pipeline.errors import InputError
 
 HOST = "127.0.0.1"
-START_SECONDS = 60.0
+START_SECONDS, ATTEMPTS = 60.0, 3
+PORTS = range(20_000, 32_768)  # neither Ray's workers' nor those that systems give to outgoing connections
 
 
 class S3Server:
@@ -39,9 +41,14 @@ class S3Server:
     def __init__(self, folder: Path | None = None) -> None:
         self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="maskfleet-s3-"))
-        self._ports = _free_ports(8)
         self._key, self._secret = "demo", secrets.token_hex(16)
+        self._readers = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
+        self._settle()
+
+    def _settle(self) -> None:
+        """Takes ports, of which everything else follows."""
+        self._ports = free_ports(8)
         self.endpoint = f"http://{HOST}:{self._ports[0]}"
         self.environment = {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
@@ -49,13 +56,16 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": self._secret,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        self.reader = self.environment | {
-            "AWS_ACCESS_KEY_ID": "reader",
-            "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
-        }
+        self.reader = self.environment | {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": self._readers}
 
     def __enter__(self) -> S3Server:
         try:
+            for _ in range(ATTEMPTS - 1):
+                with suppress(InputError):
+                    self.start()
+                    return self
+                self.stop()
+                self._settle()  # somebody may have taken a port before the server did
             self.start()
         except BaseException:
             self.stop()
@@ -73,6 +83,7 @@ class S3Server:
         Raises:
             InputError: the server is not installed, or does not come up.
         """
+        binary = _binary()
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "s3.json"
         identities = [
@@ -82,7 +93,7 @@ class S3Server:
         config.write_text(json.dumps({"identities": identities}))
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_binary(), *self._arguments(config)],
+                [binary, *self._arguments(config)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -168,10 +179,13 @@ def _binary() -> str:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports nobody listens on; all held at once, so that they differ."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for s in sockets:
-            s.bind((HOST, 0))
-        return [s.getsockname()[1] for s in sockets]
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with suppress(OSError), socket.socket() as s:
+            s.bind((HOST, port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise InputError(f"no {count} ports are free on this machine")

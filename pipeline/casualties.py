@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import ray
@@ -19,7 +20,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 DEATHS = 3  # of an image alone: one may be a machine that was taken away, three in a row are no chance
 
-Alone = Callable[[int], AbstractContextManager[str | None]]
+
+class Alone(Protocol):
+    """Opens the context in which an image, or what else is named, is done by itself; see `Casualties.batch`."""
+
+    def __call__(self, image_id: int, what: str = "this image alone") -> AbstractContextManager[str | None]: ...
 
 
 class _Register:
@@ -63,23 +68,23 @@ class Casualties:
         key = f"{stage} {hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=16).hexdigest()}"
         died = ray.get(self._register.begin.remote(key))
         try:
-            yield (lambda image_id: self._alone(stage, image_id)) if died else None
+            yield partial(self._alone, stage) if died else None
         finally:
             self._register.end.remote(key)
 
     @contextmanager
-    def _alone(self, stage: str, image_id: int) -> Iterator[str | None]:
+    def _alone(self, stage: str, image_id: int, what: str = "this image alone") -> Iterator[str | None]:
         key = f"{stage} {image_id}"
         died = ray.get(self._register.begin.remote(key))
         try:
             if died >= DEATHS:
-                yield f"WorkerDied: its process died {died} times at this image alone (stage: {stage})"
+                yield f"WorkerDied: its process died {died} times at {what} (stage: {stage})"
             else:
                 yield None
         finally:
             self._register.end.remote(key)
 
 
-def trusted(image_id: int) -> AbstractContextManager[str | None]:
+def trusted(image_id: int, what: str = "") -> AbstractContextManager[str | None]:
     """The context of an image that nothing is suspected of."""
     return nullcontext()

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import parquet_images, reading, tar
+from pipeline.casualties import Alone
 from pipeline.catalog import ASSUMED, STREAMED
 from pipeline.errors import InputError
 from pipeline.reading import PATIENCE, ObjectError, ObjectFile, Range, merge, or_error, patiently
@@ -27,11 +28,17 @@ FETCHED = pa.schema(
 )
 
 
-def fetched(rows: pa.Table, options: dict[str, Any], patience: float = PATIENCE) -> Iterator[pa.Table]:
+def fetched(
+    rows: pa.Table, options: dict[str, Any], patience: float = PATIENCE, alone: Alone | None = None
+) -> Iterator[pa.Table]:
     """Catalog rows with their bytes, in the schema `FETCHED`.
 
     Which rows make a table depends on the rows alone and on nothing that a store answers: Ray may run a task
     again, and then takes the first table of the second attempt for the first of the first, and so on.
+
+    Args:
+        alone: given where reading has cost a process before (see `pipeline.casualties`): images are read one by
+            one, those of a streamed shard a table at a time.
 
     Raises:
         InputError: a store refuses us, or did not answer for `patience` seconds.
@@ -41,7 +48,7 @@ def fetched(rows: pa.Table, options: dict[str, Any], patience: float = PATIENCE)
         source = _Streamed(run, options, patience) if streamed else _Ranged(run, options, patience)
         for start, stop in _cuts(run["length"].to_pylist()):
             group = run.slice(start, stop - start)
-            data, errors = source.take(start, stop)
+            data, errors = source.take(start, stop) if alone is None else source.apart(start, stop, alone)
             _verify(group, data, errors, options, patience)
             found = [pa.array(errors, pa.string()), pa.array(data, pa.large_binary())]
             yield pa.table([group["image_id"], group["uri"], *found], schema=FETCHED)
@@ -88,8 +95,7 @@ class _Ranged:
         for i, row in enumerate(rows):
             if row["kind"] == "tar" and row["length"] == 0:
                 errors[i] = errors[i] or EMPTY
-            if (row["length"] or 0) > LIMIT:
-                errors[i] = errors[i] or f"TooManyBytes: {row['length']:,} bytes are over the limit of {LIMIT:,}"
+            errors[i] = errors[i] or _too_large(row["length"])
             if errors[i] is None:
                 by_store.setdefault(family(Place(row["container"]).protocol), []).append(i)
         for chosen in by_store.values():
@@ -112,31 +118,55 @@ class _Ranged:
                         data[i], errors[i] = None, EMPTY
         return data, errors
 
+    def apart(self, start: int, stop: int, alone: Alone) -> Contents:
+        """The same, each row by itself."""
+        data: list[bytes | None] = []
+        errors: list[str | None] = []
+        for i, image_id in enumerate(self.run["image_id"][start:stop].to_pylist(), start):
+            with alone(image_id) as error:
+                found = self.take(i, i + 1) if error is None else ([None], [error])
+            data += found[0]
+            errors += found[1]
+        return data, errors
+
 
 class _Streamed:
     """Images of one .tgz or Parquet file, which is read as far as they go."""
 
     def __init__(self, run: pa.Table, options: dict[str, Any], patience: float) -> None:
         self.place = Place(run["container"][0].as_py(), options)
-        self.errors: list[str | None] = run["error"].to_pylist()
+        self.run, self.patience = run, patience
+        lengths = run["length"].to_pylist()
+        self.errors = [e or _too_large(n) for e, n in zip(run["error"].to_pylist(), lengths, strict=True)]
         self.failure: str | None = None
-        self._contents = self._read(run, patience)
-        self._next = self._advance()
+        self._contents = self._read(0)
+        self._next: tuple[int, bytes | None] | None = None
 
     def take(self, start: int, stop: int) -> Contents:
         """What rows `start` to `stop` hold; called with each range in turn."""
         data: list[bytes | None] = [None] * (stop - start)
         errors = self.errors[start:stop]
         seen = {i for i in range(start, stop) if self.errors[i] is not None}
-        while self._next is not None and self._next[0] < stop:
+        while len(seen) < stop - start:  # and not a row further: the next may be deadly, and no fault of these
+            self._next = self._next or self._advance()
+            if self._next is None or self._next[0] >= stop:
+                break
             i, value = self._next
             seen.add(i)
             data[i - start] = value or None
             errors[i - start] = None if value else "NoBytes: null" if value is None else EMPTY
-            self._next = self._advance()
+            self._next = None
         for i in set(range(start, stop)) - seen:
             errors[i - start] = self.failure or "FetchError: not in its shard"
         return data, errors
+
+    def apart(self, start: int, stop: int, alone: Alone) -> Contents:
+        """The same, by itself: a stream yields no single row of it without those before."""
+        with alone(self.run["image_id"][start].as_py(), "these images of their shard") as error:
+            if error is None:
+                return self.take(start, stop)
+        self._contents, self._next = self._read(stop), None
+        return [None] * (stop - start), [error] * (stop - start)
 
     def _advance(self) -> tuple[int, bytes | None] | None:
         try:
@@ -149,13 +179,15 @@ class _Streamed:
             self.failure = f"DamagedShard: {one_line(error)}"
         return None
 
-    def _read(self, run: pa.Table, patience: float) -> Iterator[tuple[int, bytes | None]]:
+    def _read(self, start: int) -> Iterator[tuple[int, bytes | None]]:
+        """Rows from `start` on."""
+        run, patience = self.run, self.patience
         (size,) = patiently(self.place.url, lambda _: [or_error(self.place.size)], [self.place], patience)
         if isinstance(size, Exception):
             raise ObjectError(self.place.url) from size
         file = ObjectFile(self.place, size, patience)
         parts, offsets = run["part"].to_pylist(), run["offset"].to_pylist()
-        wanted = [i for i, error in enumerate(self.errors) if error is None]
+        wanted = [i for i, error in enumerate(self.errors) if error is None and i >= start]
         if run["kind"][0].as_py() == "tgz":
             yield from tar.contents(file, {offsets[i]: i for i in wanted})
             return
@@ -163,6 +195,13 @@ class _Streamed:
         for i in wanted:
             groups.setdefault(parts[i], {})[offsets[i]] = i
         yield from parquet_images.contents(file, run["column"][0].as_py(), groups)
+
+
+def _too_large(length: int | None) -> str | None:
+    """The error of an image of so many bytes, if that is too many."""
+    if length is None or length <= LIMIT:
+        return None
+    return f"TooManyBytes: {length:,} bytes are over the limit of {LIMIT:,}"
 
 
 def _verify(group: pa.Table, data: list[Any], errors: list[Any], options: dict[str, Any], patience: float) -> None:

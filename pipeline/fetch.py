@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.casualties import Casualties
 from pipeline.contents import fetched
 from pipeline.progress import Progress
 
@@ -20,16 +21,18 @@ class Fetch:
     pauses and stops it after `PATIENCE` seconds. Either way it can be continued with nothing lost.
     """
 
-    def __init__(self, options: dict[str, Any], progress: Progress) -> None:
-        self.options, self.progress = options, progress
+    def __init__(self, options: dict[str, Any], progress: Progress, casualties: Casualties) -> None:
+        self.options, self.progress, self.casualties = options, progress, casualties
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        tables = fetched(batch, self.options)
-        while True:
-            with self.progress.stage("fetch") as passed:
-                table = next(tables, None)
-                if table is not None:
-                    passed["images"], passed["bytes"] = len(table), pc.sum(pc.binary_length(table["data"])).as_py() or 0
-            if table is None:
-                return
-            yield table
+        with self.casualties.batch("fetch", batch["image_id"].to_pylist()) as suspected:
+            tables = fetched(batch, self.options, alone=suspected)
+            while True:
+                with self.progress.stage("fetch") as passed:
+                    table = next(tables, None)
+                    if table is not None:
+                        size = pc.sum(pc.binary_length(table["data"])).as_py() or 0
+                        passed["images"], passed["bytes"] = len(table), size
+                if table is None:
+                    return
+                yield table

@@ -41,7 +41,7 @@ def execute(
         override_num_blocks=len(work),
         num_cpus=resources.task_cpus,
     )
-    dataset = dataset.map_batches(Fetch(output.options, progress), **light)
+    dataset = dataset.map_batches(Fetch(output.options, progress, casualties), **light)
     decode = Decode(preset, max_pixels, network.tiling, network.nvjpeg, progress, casualties)
     dataset = dataset.map_batches(decode, **light)
     dataset = dataset.map_batches(

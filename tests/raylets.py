@@ -10,22 +10,22 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import psutil
 
+from jobs.s3_server import HOST, free_ports
+
 ROOT = Path(__file__).parents[1]
-HOST = "127.0.0.1"
 RAY = str(Path(sys.executable).parent / "ray")
 START_SECONDS = 60.0
 T = TypeVar("T")
@@ -44,8 +44,8 @@ class Raylets:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mfc-"))  # short: sockets live below it
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
-        self.gcs, self.metrics = f"{HOST}:{free_port()}", dict[str, str]()
-        self.dashboard = f"http://{HOST}:{free_port()}"
+        self.gcs, self.metrics = f"{HOST}:{free_ports(1)[0]}", dict[str, str]()
+        self.dashboard = f"http://{HOST}:{free_ports(1)[0]}"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "PYTHONPATH"}
         self.environment = inherited | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -60,7 +60,7 @@ class Raylets:
         try:
             port = self.gcs.split(":")[1]
             dashboard = ["--dashboard-host", HOST, "--dashboard-port", self.dashboard.split(":")[-1]]
-            client = ["--ray-client-server-port", str(free_port())]
+            client = ["--ray-client-server-port", str(free_ports(1)[0])]
             self._start("head", "--head", "--port", port, *dashboard, *client, "--num-cpus", "0", "--num-gpus", "0")
         except BaseException:
             self.stop()
@@ -148,9 +148,9 @@ class Raylets:
             return json.load(answer)
 
     def _start(self, name: str, *arguments: str) -> None:
-        metrics = free_port()
+        metrics = free_ports(1)[0]
         own = ["--node-ip-address", HOST, "--temp-dir", str(self.folder / name), "--block", *arguments]
-        own += ["--metrics-export-port", str(metrics), "--dashboard-agent-listen-port", str(free_port())]
+        own += ["--metrics-export-port", str(metrics), "--dashboard-agent-listen-port", str(free_ports(1)[0])]
         log = self.folder / f"{name}.log"
         with log.open("wb") as out:
             self._nodes[name] = subprocess.Popen(
@@ -168,11 +168,3 @@ class Raylets:
             return len(self.nodes()) == count
         except OSError:
             return False
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with ExitStack() as held:
-        s = held.enter_context(socket.socket())
-        s.bind((HOST, 0))
-        return s.getsockname()[1]

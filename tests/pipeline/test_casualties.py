@@ -17,10 +17,18 @@ from ray.data import ActorPoolStrategy
 
 from pipeline.casualties import DEATHS, Casualties, trusted
 
-# A decoder with a fault, as real ones have had: one image of this size ends the process that loads it.
-FAULTY_DECODER = """
+# A decoder and a store's client with faults, as real ones have had: an image of this size, a file of this name,
+# end the process that loads it.
+FAULTY = """
 import os, signal
-from PIL import Image, PngImagePlugin
+from fsspec.implementations.local import LocalFileSystem
+from PIL import PngImagePlugin
+cat = LocalFileSystem.cat_file
+def faulty_cat(self, path, *args, **kwargs):
+    if path.endswith("unreadable.png"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return cat(self, path, *args, **kwargs)
+LocalFileSystem.cat_file = faulty_cat
 load = PngImagePlugin.PngImageFile.load
 def faulty(self):
     if self.size == (61, 67):
@@ -85,20 +93,23 @@ def test_what_is_deadly_stands_alone_and_everything_else_is_done(local_ray: None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["decode", "segment"])
-def test_in_a_job_it_is_an_error_row(stage: str, plate: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", [("fetch", "decode"), ("segment",)])
+def test_in_a_job_it_is_an_error_row(stages: tuple[str, ...], plate: Path, tmp_path: Path) -> None:
     """With --tile the actor reads the image, else a task does."""
-    (tmp_path / "sitecustomize.py").write_text(FAULTY_DECODER)
-    Image.new("RGB", (61, 67)).save(plate / "deadly.png")
+    (tmp_path / "sitecustomize.py").write_text(FAULTY)
+    deadly = dict(zip(("unreadable.png", "deadly.png") if len(stages) == 2 else ("deadly.png",), stages, strict=True))
+    for name in deadly:
+        Image.new("RGB", (61, 67)).save(plate / name)
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "jobs.main", "segment", str(plate), str(tmp_path / "out")]
-    command += ["--tile", "64"] if stage == "segment" else []
+    command += ["--tile", "64"] if "segment" in stages else []
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = pads.dataset(str(tmp_path / "out" / "results"), format="parquet").to_table().to_pylist()
-    assert len(rows) == len({r["uri"] for r in rows}) == 7
+    assert len(rows) == len({r["uri"] for r in rows}) == 6 + len(deadly)
     for row in rows:
-        if "deadly" in row["uri"]:
+        stage = deadly.get(Path(row["uri"]).name)
+        if stage:
             assert row["error"].startswith("WorkerDied: ")
             assert f"stage: {stage}" in row["error"]
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from shards import Counter, counting, parquet_of, tar_of
 
 from jobs.s3_server import S3Server
 from pipeline import catalog
+from pipeline.casualties import Alone
 from pipeline.contents import LIMIT, fetched
 from pipeline.errors import InputError
 from pipeline.inputs import containers
@@ -174,6 +176,47 @@ def test_tables_are_bounded_by_what_the_catalog_says(tmp_path: Path) -> None:
     got, sizes = fetch(tasks)
     assert sizes == [31, 9, 32, 8]  # of 32 MiB at most; a Parquet file's lengths are the bytes of its column
     assert [v for u, v in sorted(got.items()) if ".tgz" in u] == list(members.values())
+
+
+def test_what_has_cost_a_process_is_read_apart(tmp_path: Path) -> None:
+    """Tables stay the same; what is given up is not read again, and nothing behind it is touched in its place."""
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    members = images(40, 1 << 20)
+    (root / "s.tgz").write_bytes(tar_of(members, compress=True))
+    (root / "s.tar").write_bytes(tar_of(members))
+    (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 5))
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    tasks = owed(output)
+    before, sizes = fetch(tasks)
+    opened: list[int] = []
+
+    def given_up(chosen: set[int]) -> Alone:
+        @contextmanager
+        def alone(image_id: int, what: str = "this image alone") -> Iterator[str | None]:
+            opened.append(image_id)
+            yield f"WorkerDied: at {what}" if image_id in chosen else None
+
+        return alone
+
+    def apart(chosen: set[int]) -> tuple[dict[str, bytes | str], list[int]]:
+        opened.clear()
+        tables = [table for task in tasks for table in fetched(task, {}, alone=given_up(chosen))]
+        assert len(set(opened)) == len(opened)
+        return {r["uri"]: r["error"] or r["data"] for t in tables for r in t.to_pylist()}, [len(t) for t in tables]
+
+    assert apart(set()) == (before, sizes)
+    streamed = {table[0]: table for task in tasks for t in fetched(task, {}) if (table := t["image_id"].to_pylist())}
+    tar = image_id(f"{root}/s.tar#d/007.jpg")
+    assert len(opened) == 40 + len([uri for uri in before if ".tar#" not in uri and image_id(uri) in streamed])
+    for first in (image_id(f"{root}/s.tgz#d/000.jpg"), image_id(f"{root}/s.parquet#0/0")):
+        got, same = apart({first, tar})
+        assert same == sizes
+        lost = {uri for uri in before if got[uri] != before[uri]}
+        assert {image_id(uri) for uri in lost} == {tar, *streamed[first]}
+        assert got[f"{root}/s.tar#d/007.jpg"] == "WorkerDied: at this image alone"
+        others = {got[uri] for uri in lost} - {"WorkerDied: at this image alone"}
+        assert others == {"WorkerDied: at these images of their shard"}
 
 
 def test_pictures_of_every_kind_are_found_again(tmp_path: Path) -> None:
