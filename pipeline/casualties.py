@@ -76,11 +76,11 @@ class Casualties:
     def _alone(self, stage: str, image_id: int, what: str = "this image alone") -> Iterator[str | None]:
         key = f"{stage} {image_id}"
         died = ray.get(self._register.begin.remote(key))
+        if died >= DEATHS:  # it stays registered: its batch may come again, for another image's sake
+            yield f"WorkerDied: its process died {DEATHS} times at {what} (stage: {stage})"
+            return
         try:
-            if died >= DEATHS:
-                yield f"WorkerDied: its process died {died} times at {what} (stage: {stage})"
-            else:
-                yield None
+            yield None
         finally:
             self._register.end.remote(key)
 
