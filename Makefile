@@ -23,7 +23,8 @@ bench: $(READY)  ## the figures of BENCHMARKS.md
 	$(BIN)/maskfleet benchmark model --images tests/data/photos --size 3000x4000
 	$(BIN)/maskfleet benchmark model --weights nuclei
 	$(BIN)/maskfleet benchmark rle
-	$(BIN)/maskfleet benchmark restart
+	$(BIN)/maskfleet benchmark catalog
+	$(BIN)/maskfleet benchmark restart --images 6000
 	$(BIN)/maskfleet benchmark slide
 
 soak: $(READY)  ## breaks a job at random for MINUTES and prints what became of its rows

@@ -11,6 +11,7 @@ import typer
 from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from jobs.benchmark_catalog import catalog_
 from jobs.benchmark_gpu import gpu
 from jobs.benchmark_model import model
 from jobs.benchmark_restart import restart
@@ -22,6 +23,7 @@ from model import rle
 app = typer.Typer(help="Measure on this machine. Both sides of a comparison run in one process, in alternation.")
 
 
+app.command("catalog")(catalog_)
 app.command("model")(model)
 app.command("restart")(restart)
 app.command("slide")(slide)

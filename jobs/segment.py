@@ -104,7 +104,14 @@ def segment(
     workers: Annotated[
         str | None, typer.Option(metavar="N | MIN,MAX", help="Segment actors. Default: as many as fit the cluster.")
     ] = None,
-    gpus_per_worker: Annotated[float, typer.Option(min=0.01, help="GPUs of an actor; 0.5 packs two on one.")] = 1.0,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="GPUs of an actor; 0.5 packs two on one. Default: 1 where there are GPUs, else the CPUs compute. "
+            "Given, GPUs are waited for that a cluster is yet to start.",
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images an actor takes at once.")] = None,
     precision: Annotated[str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Arithmetic of the layers.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Do at most this many images now.")] = None,

@@ -62,7 +62,7 @@ class Connection:
         """Ray Data's settings, on the cluster that the job was submitted to, else on this machine."""
         if not ray.is_initialized():
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says is also in Ray's log folder
-            if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
+            if _on_a_cluster():
                 _join()
             else:
                 _start_here()
@@ -74,6 +74,11 @@ class Connection:
         context.execution_options.verbose_progress = False
         context.target_max_block_size = BLOCK
         return context
+
+
+def _on_a_cluster() -> bool:
+    """Whether the environment names a cluster, as it does within `ray job submit`."""
+    return bool(os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"))
 
 
 def _join() -> None:
@@ -118,17 +123,19 @@ def _stderr_away() -> Iterator[None]:
         os.close(away)
 
 
-def resources(workers: tuple[int, int] | None, gpus_per_worker: float, batch_size: int | None) -> Resources:
+def resources(workers: tuple[int, int] | None, gpus_per_worker: float | None, batch_size: int | None) -> Resources:
     """Sizes the actor pool to the cluster as it is now.
 
     Args:
         workers: (min, max) actors; None: as many as fit.
-        gpus_per_worker: GPUs of an actor, or a fraction of one.
+        gpus_per_worker: GPUs of an actor, or a fraction of one; a cluster that has none now is waited for, since it
+            may start some. None: one, where there are any or no worker has come yet; else actors compute on CPUs.
         batch_size: images an actor takes at once; None: 16 on a GPU, 8 without.
 
     Raises:
-        InputError: no node has that many GPUs, or Ray cannot split them so.
+        InputError: this machine has no GPU, the cluster fewer than that, or Ray cannot split them so.
     """
+    asked, gpus_per_worker = gpus_per_worker is not None, gpus_per_worker or 1.0
     gpus = ray.cluster_resources().get("GPU", 0)
     cores = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
     cores = [n for n in cores if n]
@@ -136,7 +143,9 @@ def resources(workers: tuple[int, int] | None, gpus_per_worker: float, batch_siz
         raise InputError(f"--gpus-per-worker {gpus_per_worker}: more than one GPU must be a whole number")
     if 0 < gpus < gpus_per_worker:
         raise InputError(f"--gpus-per-worker {gpus_per_worker}: the cluster has {gpus:g} GPUs")
-    if gpus or not cores:  # a cluster that scales from nothing has no worker yet: GPU workers will come
+    if asked and not gpus and not _on_a_cluster():
+        raise InputError(f"--gpus-per-worker {gpus_per_worker:g}: this machine has no GPU; without it the CPU computes")
+    if gpus or asked or not cores:  # a cluster that scales from nothing has no worker yet: GPU workers will come
         fit = max(1, int(gpus / gpus_per_worker)) if gpus else None
         sized = on_gpus(workers or (1, fit), gpus_per_worker, batch_size or 16, None if workers else fit)
         return replace(sized, window=min([sized.window, *_windows(gpus_per_worker, sized.batch_size)]))

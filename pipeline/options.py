@@ -27,7 +27,7 @@ class Options:
     pattern: str | None = None
     column: str | None = None
     workers: tuple[int, int] | None = None
-    gpus_per_worker: float = 1.0
+    gpus_per_worker: float | None = None
     batch_size: int | None = None
     compiled: bool = False
     tiling: Tiling | None = None

@@ -52,3 +52,21 @@ def test_windows_fit_a_small_object_store() -> None:
         assert done.returncode == 0, done.stderr
         seen.append(int(done.stdout.split()[-1]))
     assert seen == [16, 64]
+
+
+def test_gpus_that_are_asked_for_are_waited_for_on_a_cluster_only() -> None:
+    """A cluster of CPU nodes may have a group of GPU machines that has not started any."""
+    code = (
+        "import os, ray; from pipeline.cluster import resources; from pipeline.errors import InputError; "
+        "ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False); "
+        "os.environ.pop('RAY_ADDRESS', None); os.environ.pop('RAY_JOB_ID', None)\n"
+        "try: resources(None, 1.0, None)\n"
+        "except InputError as error: print(error)\n"
+        "os.environ['RAY_JOB_ID'] = '01000000'; chosen = resources(None, 0.5, None)\n"
+        "print(chosen.num_gpus, chosen.num_cpus, chosen.pool.min_size, resources(None, None, None).num_gpus)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    refused, waiting = done.stdout.splitlines()[-2:]
+    assert refused == "--gpus-per-worker 1: this machine has no GPU; without it the CPU computes"
+    assert waiting == "0.5 0 1 0"
