@@ -119,19 +119,23 @@ class S3Server:
         if self._own:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def filesystem(self) -> s3fs.S3FileSystem:
+    def filesystem(self, **config: Any) -> s3fs.S3FileSystem:
         """A client of this server, whatever the environment says."""
         return s3fs.S3FileSystem(
             key=self._key,
             secret=self._secret,
             endpoint_url=self.endpoint,
+            config_kwargs=config,
             skip_instance_cache=True,
             use_listings_cache=False,
         )
 
     def _answers(self) -> bool:
+        """Asks once, and not for long: a server that is not quite up may leave a question without answer for ever."""
+        client = self.filesystem(connect_timeout=2, read_timeout=3, retries={"max_attempts": 0})
+        client.retries = 1
         try:
-            self.filesystem().ls("")
+            client.ls("")
         except Exception:  # not up yet, in one of many ways
             return False
         return True
