@@ -91,13 +91,15 @@ class S3Server:
             _identity(self.reader, "Read", "List"),
         ]
         config.write_text(json.dumps({"identities": identities}))
+        # It would take AWS keys of its environment for one more identity, before those of the file.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | {"GOMEMLIMIT": "256MiB"}
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [binary, *self._arguments(config)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "GOMEMLIMIT": "256MiB"},
+                env=environment,
                 start_new_session=True,  # Ctrl-C is for us to handle: the job ends first, then the server
             )
         deadline = time.monotonic() + START_SECONDS
