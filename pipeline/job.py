@@ -100,9 +100,7 @@ def _run(options: Options, weights: Checkpoint, preset: Preset, watcher: Watcher
         record |= {"options": options.plain(), "description": described, "versions": versions()}
         output.join("runs", f"{run_id}.json").put(json.dumps(record, indent=2).encode())
     if record["left"] and options.limit is None:
-        raise InputError(
-            f"{output.url}: {record['left']:,} images have no row after {ROUNDS} rounds: start the same command again"
-        )
+        raise InputError(f"{output.url}: {record['left']:,} images have no row yet: start the same command again")
     return record
 
 
