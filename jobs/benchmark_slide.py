@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from jobs.console import AsJson, console, err, errors_to_exit, print_json
 from jobs.demo import DATA
 from jobs.display import Display
-from model.tiles import Tiling
+from model.tiling import Tiling
 from pipeline.job import Options, run
 from pipeline.storage import place
 

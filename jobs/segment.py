@@ -23,7 +23,7 @@ from jobs.console import (
 )
 from jobs.display import Display
 from jobs.last_words import last_words
-from model.tiles import Tiling
+from model.tiling import Tiling
 from pipeline.errors import TooManyErrorsError
 from pipeline.job import Options, plan_of, run
 from pipeline.storage import place

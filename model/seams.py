@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from model.tiles import Box
+from model.tiling import Box
 
 BORDER = 2.0  # pixels from an inner border within which an instance counts as cut
 Rle = dict[str, Any]

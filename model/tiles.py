@@ -1,50 +1,17 @@
-"""Tiles of very large images: where they lie, and what the network finds in them."""
+"""What the network finds in the tiles of a very large image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from model.mask_rcnn import Detections, MaskRCNN
+from model.tiling import Box, Crop
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom; pixels, the last two exclusive
-Crop = Callable[[Box], np.ndarray]  # uint8 (h, w, 3) of a part of an image
 Predict = Callable[[Sequence[np.ndarray]], Sequence[Detections]]
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Tiles of `size` pixels a side that overlap by at least `overlap`.
-
-    An object that is no larger than the overlap is whole in some tile.
-    """
-
-    size: int
-    overlap: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.overlap < self.size:
-            raise ValueError(f"an overlap of {self.overlap} pixels does not fit tiles of {self.size}")
-
-    def needed(self, height: int, width: int) -> bool:
-        """Whether an image is larger than one tile."""
-        return max(height, width) > self.size
-
-    def grid(self, height: int, width: int) -> list[Box]:
-        """The tiles of an image, row by row; the last of a row or column is moved inward, so all are full."""
-        return [
-            (x, y, min(x + self.size, width), min(y + self.size, height))
-            for y in self._starts(height)
-            for x in self._starts(width)
-        ]
-
-    def _starts(self, extent: int) -> list[int]:
-        last = max(extent - self.size, 0)
-        return [*range(0, last, self.size - self.overlap), last]
 
 
 def predict_tiles(

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from model.preset import Preset
-from model.tiles import Box, Crop, Tiling
+from model.tiling import Box, Crop, Tiling
 from model.transform import shrink
 from pipeline import tiff
 from pipeline.casualties import Casualties, trusted

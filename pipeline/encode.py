@@ -11,7 +11,7 @@ import torch
 from model import RleError, rle
 from model.preset import Preset
 from model.seams import Instances, join
-from model.tiles import Tiling
+from model.tiling import Tiling
 from pipeline.casualties import Casualties, trusted
 from pipeline.progress import Progress
 from pipeline.schema import RESULTS, described

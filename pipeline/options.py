@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from model import Checkpoint
-from model.tiles import Tiling
+from model.tiling import Tiling
 from pipeline.progress import Totals
 from pipeline.storage import Place, public
 

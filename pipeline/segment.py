@@ -14,7 +14,8 @@ import torch
 from model import Detections, load_model
 from model.mask_rcnn import batches
 from model.memory import keep_freed_memory
-from model.tiles import Tiling, predict_tiles
+from model.tiles import predict_tiles
+from model.tiling import Tiling
 from model.transform import padded_size, resized_size
 from pipeline.casualties import Alone, Casualties
 from pipeline.decode import BadImageError, cropper, open_image

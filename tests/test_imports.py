@@ -70,9 +70,21 @@ def test_the_rule_sees_every_kind_of_import() -> None:
     assert imported(ast.parse("from . import x")) == {"(relative)"}
 
 
+def loaded(modules: str) -> set[str]:
+    """Top-level packages that importing some modules loads: what imports drag in no reading of the sources shows."""
+    code = f"import sys, {modules}; print(*{{m.split('.')[0] for m in sys.modules}})"
+    return set(
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
 def test_importing_the_model_room_loads_none_of_them() -> None:
-    """What imports drag in behind them no reading of the sources shows."""
-    code = "import sys, model, model.rle; print(*{m.split('.')[0] for m in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "torch" in loaded.split()
-    assert not (RULES["model"] | {"fsspec"}) & set(loaded.split())
+    packages = loaded("model, model.rle")
+    assert "torch" in packages
+    assert not (RULES["model"] | {"fsspec"}) & packages
+
+
+def test_only_the_actor_loads_what_the_network_needs() -> None:
+    """Every process of the other stages would take seconds and hundreds of megabytes for it."""
+    assert "torchvision" in loaded("pipeline.segment")
+    assert "torchvision" not in loaded("pipeline.fetch, pipeline.decode, pipeline.encode")

@@ -17,7 +17,8 @@ from pycocotools import mask as coco
 from jobs.demo import DATA
 from model import Detections, load_model, rle
 from model.seams import Instances, join
-from model.tiles import Tiling, predict_tiles
+from model.tiles import predict_tiles
+from model.tiling import Tiling
 from pipeline.evaluate import average_precision
 
 
