@@ -10,7 +10,7 @@ import typer
 from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -40,8 +40,8 @@ class Display(Watcher):
             TextColumn("{task.fields[eta]}"),
             console=err,
         )
-        self._task = self._bar.add_task("", total=None, rate="", eta="")
-        self._live = Live(Group(self._bar), console=err, refresh_per_second=4, transient=True)
+        self._task = self._step("")
+        self._live = Live(self._bar, console=err, refresh_per_second=4, transient=True)
         self._began = self._last_line = 0.0
 
     def __enter__(self) -> Display:
@@ -57,8 +57,10 @@ class Display(Watcher):
 
     def phase(self, text: str) -> None:
         """A new step: a line, and a bar of unknown length."""
+        self._bar.remove_task(self._task)  # a total that was once known cannot be made unknown
+        self._task = self._step(text)
+        self._live.update(self._bar)
         err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {escape(text)}", soft_wrap=True)
-        self._bar.reset(self._task, description=escape(text), total=None, completed=0, rate="", eta="")
         self._began = self._last_line = time.monotonic()
 
     def confirm(self, question: str) -> bool:
@@ -68,8 +70,12 @@ class Display(Watcher):
         if not sys.stdin.isatty():
             err.print(f"{escape(question)} Nobody is here to ask: answer with --yes", soft_wrap=True)
             return False
-        self._live.stop()
-        return typer.confirm(question, err=True)
+        self._live.stop()  # it would draw over the question
+        try:
+            return typer.confirm(question, err=True)
+        finally:
+            if err.is_terminal:
+                self._live.start()
 
     def reading(self, done: int, total: int) -> None:
         """The catalog grows."""
@@ -92,6 +98,9 @@ class Display(Watcher):
         self._live.update(Group(self._bar, _details(totals)))
         failed = sum(totals.errors.values())
         self._line(f"{done:,} of {left:,} images, {rate:.2f} images/s, {failed} failed {eta}")
+
+    def _step(self, text: str) -> TaskID:
+        return self._bar.add_task(escape(text), total=None, rate="", eta="")
 
     def _line(self, text: str) -> None:
         if not err.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:

@@ -37,7 +37,7 @@ def status(
     if running:
         console.print(_now(running), soft_wrap=True)
     if last:
-        console.print(_last_run(last), soft_wrap=True)
+        console.print(escape(_last_run(last)), soft_wrap=True)
     else:
         console.print("no run has ended yet")
 
@@ -77,7 +77,7 @@ def _show(now: Counts) -> None:
         kinds = Table("failed", "why", box=None, pad_edge=False)
         kinds.columns[0].justify = "right"
         for kind, number in now.errors.items():
-            kinds.add_row(f"{number:,}", kind)
+            kinds.add_row(f"{number:,}", escape(kind))
         console.print(kinds)
 
 

@@ -73,9 +73,8 @@ def test_the_rule_sees_every_kind_of_import() -> None:
 def loaded(modules: str) -> set[str]:
     """Top-level packages that importing some modules loads: what imports drag in no reading of the sources shows."""
     code = f"import sys, {modules}; print(*{{m.split('.')[0] for m in sys.modules}})"
-    return set(
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
 
 
 def test_importing_the_model_room_loads_none_of_them() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faults.check import Row, assert_exact, rows_of, same_masks
 from faults.images import names, original
-from faults.jobs import run
+from faults.jobs import QUICK, run
 from PIL import Image
 from raylets import Raylets
 
@@ -29,7 +29,7 @@ def reference(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
     for path in sources:
         shutil.copy(path, folder)
     output = place(tmp_path_factory.mktemp("reference") / "out")
-    run(folder, output.url, "--workers", 1)
+    run(folder, output.url, *QUICK)
     rows = {original(uri): row for uri, row in rows_of(output).items()}
     assert len(rows) == len(sources)
     assert all(row["score"] for row in rows.values())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from faults.check import Row, assert_exact, differences, rows_of
 from faults.images import names, original
-from faults.jobs import run
+from faults.jobs import QUICK, run
 from faults.proxy import Proxy
 from s3fs import S3FileSystem
 
@@ -55,7 +55,7 @@ def test_shards_that_are_cut_off(sources: list[Path], reference: dict[str, Row],
         asked += [str(path), *(f"{path}#{member}" for member in headers)]
         good += [f"{path}#{member}" for member in whole]
     assert len(good) > 8
-    record = run(folder, output.url, "--workers", 1)
+    record = run(folder, output.url, *QUICK)
     assert_exact(output, asked)
     rows = rows_of(output)
     assert {uri for uri, row in rows.items() if row["error"] is None} == set(good)
@@ -70,7 +70,7 @@ def test_a_shard_that_is_replaced_while_it_is_read(
     fs, name = bucket
     files = [(n, sources[i % len(sources)]) for i, n in enumerate(names(sources, 84))]
     fs.pipe_file(f"{name}/shards/0.tar", shard(files[:80]))  # two read tasks
-    arguments = (f"s3://{name}/shards", f"s3://{name}/masks", "--workers", 1)
+    arguments = (f"s3://{name}/shards", f"s3://{name}/masks", *QUICK)
     output, asked = place(arguments[1]), [f"s3://{name}/shards/0.tar#{n}" for n, _ in files]
     with Proxy(s3_server.endpoint) as proxy:
         proxy.hook = _replace_at_second_read(fs, f"{name}/shards/0.tar", shard(files[::-1]))

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from faults.jobs import Job, commits, end, raylets, run, wait_for, workers
+from faults.jobs import QUICK, Job, commits, end, raylets, run, wait_for, workers
 
 from pipeline.storage import Place, place
 
@@ -21,7 +21,7 @@ def test_driver_and_raylet_killed_again_and_again(
     plates: Callable[[int], list[str]], unharmed: Check, tmp_path: Path
 ) -> None:
     output, generator = place(tmp_path / "out"), random.Random(0)
-    arguments = (tmp_path / "plates", output.url, "--workers", 1)
+    arguments = (tmp_path / "plates", output.url, *QUICK)
     with ExitStack() as jobs:  # a killed driver's workers may write for seconds yet, and the next run must bear it
         for victim in ("driver", "raylet", "driver"):
             inputs, committed = plates(64), commits(output)
@@ -50,7 +50,7 @@ def test_workers_killed_while_the_job_goes_on(
     inputs, output = plates(80), place(tmp_path / "out")
     generator = random.Random(1)
     killed = 0
-    with Job(tmp_path / "plates", output.url, "--workers", 1) as job:
+    with Job(tmp_path / "plates", output.url, *QUICK) as job:
         job.until_says("segmenting")
         for name in ("Segment", "Fetch", "_Register", "Segment"):
             wait_for(lambda n=name: job.ended or workers(job.below(), n), f"a worker of {name}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from faults.jobs import Job, run
+from faults.jobs import QUICK, Job, run
 
 from pipeline.storage import Place, place
 
@@ -23,7 +23,7 @@ def test_rows_that_are_lost_or_doubled_while_a_job_runs_are_put_right_by_it(
 ) -> None:
     inputs, output = plates(110), place(tmp_path / "out")
     results = tmp_path / "out" / "results"
-    with Job(tmp_path / "plates", output.url, "--workers", 1) as job:
+    with Job(tmp_path / "plates", output.url, *QUICK) as job:
         job.until_results(output)
         first = next(results.glob("*.parquet"))
         table = pq.read_table(first)
@@ -35,7 +35,7 @@ def test_rows_that_are_lost_or_doubled_while_a_job_runs_are_put_right_by_it(
     unharmed(output, inputs)
     again = next(results.glob("*.parquet"))
     shutil.copy(again, results / f"copy-{again.name}")  # as if a job had been killed before it looked
-    run(tmp_path / "plates", output.url, "--workers", 1)
+    run(tmp_path / "plates", output.url, *QUICK)
     unharmed(output, inputs)
 
 
@@ -43,7 +43,7 @@ def test_one_job_an_output_until_it_is_dead(
     plates: Callable[[int], list[str]], unharmed: Check, tmp_path: Path
 ) -> None:
     inputs, output = plates(40), place(tmp_path / "out")
-    arguments = (tmp_path / "plates", output.url, "--workers", 1)
+    arguments = (tmp_path / "plates", output.url, *QUICK)
     with Job(*arguments) as first:
         first.until_says("segmenting")
         with Job(*arguments) as second:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.jobs import Job, run, wait_for
+from faults.jobs import QUICK, Job, run, wait_for
 from faults.nodes import Nodes
 
 from pipeline.storage import Place, place
@@ -22,7 +22,7 @@ def test_raylets_killed_under_a_job(
     inputs, output = plates(400), place(tmp_path / "out")
     generator = random.Random(2)
     with Nodes(3) as nodes:
-        with Job(tmp_path / "plates", output.url, "--workers", 1, environment=nodes.environment) as job:
+        with Job(tmp_path / "plates", output.url, *QUICK, environment=nodes.environment) as job:
             job.until_results(output)
             for _ in range(2):  # the node of the network, each time, and what its neighbours have made of its blocks
                 time.sleep(generator.uniform(0, 2))
@@ -30,6 +30,6 @@ def test_raylets_killed_under_a_job(
                 nodes.kill(node)
             nodes.add()
             assert job.wait() == 0, job.log
-        again = run(tmp_path / "plates", output.url, "--workers", 1, environment=nodes.environment)
+        again = run(tmp_path / "plates", output.url, *QUICK, environment=nodes.environment)
     unharmed(output, inputs)
     assert again["images_to_do"] == 0, "rows were missing after a job that said it was done"

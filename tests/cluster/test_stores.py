@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from faults.images import upload
-from faults.jobs import Job, run
+from faults.jobs import QUICK, Job, run
 from faults.proxy import Faults, Proxy
 from s3fs import S3FileSystem
 
@@ -34,8 +34,8 @@ def test_a_server_killed_and_started_again(sources: list[Path], unharmed: Check,
     with S3Server() as server:
         fs = server.filesystem()
         fs.mkdir("lab")
-        inputs = upload(fs, sources, "lab/plates", 80)
-        arguments = ("s3://lab/plates", "s3://lab/masks", "--workers", 1)
+        inputs = upload(fs, sources, "lab/plates", 160)
+        arguments = ("s3://lab/plates", "s3://lab/masks", *QUICK)
         output = Place("s3://lab/masks", _options(server))
         with Job(*arguments, environment=server.environment) as job:
             job.until_says("segmenting")
@@ -69,7 +69,7 @@ def test_a_slow_busy_and_cutting_store(
     output = place(f"s3://{name}/masks")
     with Proxy(s3_server.endpoint, Faults(delay=0.05, busy=0.05, cut=0.05, drop=0.03), seed=3) as proxy:
         environment = {"AWS_ENDPOINT_URL_S3": proxy.endpoint}
-        run(f"s3://{name}/plates", output.url, "--workers", 1, environment=environment)
+        run(f"s3://{name}/plates", output.url, *QUICK, environment=environment)
         injected = proxy.counts.faults
         assert min(injected[kind] for kind in ("busy", "cut", "drop")) >= 3, injected
     unharmed(output, inputs)
@@ -96,7 +96,7 @@ def test_keys_that_may_not_write(
 ) -> None:
     fs, name = bucket
     inputs = upload(fs, sources, f"{name}/plates", 12)
-    arguments = (f"s3://{name}/plates", f"s3://{name}/masks", "--workers", 1)
+    arguments = (f"s3://{name}/plates", f"s3://{name}/masks", *QUICK)
     with Job(*arguments, environment=s3_server.reader) as job:
         assert job.wait() == 1
         assert_one_line(job.log, f"s3://{name}/masks", "access denied")
@@ -131,7 +131,7 @@ def test_a_disk_that_is_full(
     small_disk: Path, plates: Callable[[int], list[str]], unharmed: Check, tmp_path: Path
 ) -> None:
     inputs, output = plates(40), place(small_disk / "masks")
-    arguments = (tmp_path / "plates", output.url, "--workers", 1)
+    arguments = (tmp_path / "plates", output.url, *QUICK)
     with Job(*arguments) as job:
         job.until_says("segmenting")
         filler = fill(small_disk)

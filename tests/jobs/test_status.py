@@ -50,9 +50,9 @@ def test_status_counts(output: Place) -> None:
 
 def test_status_names_the_last_run(output: Place) -> None:
     write_run(output, "b", "2026-03-01T10:00:00.123456+00:00", weights="old")
-    write_run(output, "a", "2026-03-02T11:30:00.123456+00:00", weights="s3://lab/cells.safetensors")
+    write_run(output, "a", "2026-03-02T11:30:00.123456+00:00", weights="s3://lab/[/v2]/cells.safetensors")
     text = run("status", output.url).stdout
-    assert "last run 2026-03-02 11:30:00 UTC, weights s3://lab/cells.safetensors, 4 images in 12 s" in text
+    assert "last run 2026-03-02 11:30:00 UTC, weights s3://lab/[/v2]/cells.safetensors, 4 images in 12 s" in text
 
 
 def test_status_as_json(output: Place) -> None:
