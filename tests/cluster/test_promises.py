@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,7 @@ def test_one_job_an_output_until_it_is_dead(
     arguments = (tmp_path / "plates", output.url, *QUICK)
     with Job(*arguments) as first:
         first.until_says("segmenting")
+        first.process.send_signal(signal.SIGSTOP)  # lest it be done before the second one has started
         with Job(*arguments) as second:
             assert second.wait() == 1
             (said,) = [line for line in second.log.splitlines() if line.startswith("error:")]
