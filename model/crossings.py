@@ -7,7 +7,8 @@ float32 expression that PyTorch evaluates, so that the result is the same to the
 
 Compiled by Numba, because the work is short loops that end early, which as whole-array operations would be
 a dozen passes over 30 values a column, most of them for nothing. Numba needs no compiler where it is
-installed, keeps floating point strict (no reordering, no contraction), and `_fma` is the processor's own.
+installed, keeps floating point strict (no reordering, no contraction), and `_fma` is the processor's own. All
+of it is one file: what Numba keeps on disk is made anew when the file of a function changes, not those it calls.
 """
 
 from __future__ import annotations

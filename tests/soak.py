@@ -10,11 +10,9 @@ from those of an undisturbed run.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import random
 import sys
-import tarfile
 import tempfile
 import time
 from collections import Counter
@@ -23,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from faults.check import Row, account, bit_equal, differences, rows_of
+from faults.growth import Growth
 from faults.images import original
 from faults.jobs import Job, end, raylets, run, workers
 from faults.nodes import Nodes
@@ -35,7 +34,7 @@ from pipeline.storage import Place
 
 STAGES = ("Segment", "Encode", "Fetch", "Write", "_Register", "_Board")  # whose workers are killed
 ATTEMPTS = 8  # of the undisturbed end
-BAD = {"empty.png": (b"", "EmptyFile: "), "page.png": (b"<html>404</html>", "NotAnImage: ")}
+PHOTOS = Path(__file__).parent / "data" / "photos"
 
 
 class Soak:
@@ -44,8 +43,7 @@ class Soak:
     def __init__(self, server: S3Server, proxy: Proxy, nodes: Nodes, seed: int) -> None:
         self.server, self.proxy, self.nodes, self.random = server, proxy, nodes, random.Random(seed)
         self.sources = [p for p in sorted((DATA / "images").iterdir()) if Image.open(p).size == (256, 256)][:12]
-        self.inputs: list[str] = []
-        self.bad: dict[str, str] = {}  # address to the beginning of its error
+        self.images = Growth.of_shipped(server.filesystem(), "lab/plates", self.sources, PHOTOS, seed)
         self.injected, self.statuses, self.second_jobs = Counter[str](), Counter[str](), Counter[str]()
         self.job: Job | None = None
         self.on_cluster = False
@@ -56,31 +54,6 @@ class Soak:
     def say(self, text: str) -> None:
         """A line with the time since the start."""
         print(f"{time.monotonic() - self.began:6.1f} s  {text}", file=sys.stderr, flush=True)
-
-    def grow(self) -> None:
-        """New images: loose, in a new shard, and now and then a bad one."""
-        fs, start = self.server.filesystem(), len(self.inputs)
-        numbers = range(start, start + self.random.randint(30, 70))
-        names = [f"{i % 10_000:04d}-{self.sources[i % len(self.sources)].name}" for i in numbers]
-        data = [self.sources[i % len(self.sources)].read_bytes() for i in numbers]
-        if self.random.random() < 0.5:
-            buffer = io.BytesIO()
-            with tarfile.open(fileobj=buffer, mode="w") as tar:
-                for name, content in zip(names, data, strict=True):
-                    member = tarfile.TarInfo(name)
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-            fs.pipe_file(f"lab/plates/{start:06d}.tar", buffer.getvalue())
-            self.inputs += [f"s3://lab/plates/{start:06d}.tar#{name}" for name in names]
-        else:
-            for name, content in zip(names, data, strict=True):
-                fs.pipe_file(f"lab/plates/{start:06d}/{name}", content)
-            self.inputs += [f"s3://lab/plates/{start:06d}/{name}" for name in names]
-        name, (content, error) = self.random.choice(list(BAD.items()))
-        fs.pipe_file(f"lab/plates/{start:06d}-{name}", content)
-        self.inputs.append(f"s3://lab/plates/{start:06d}-{name}")
-        self.bad[self.inputs[-1]] = error
-        self.say(f"{len(numbers) + 1} more images, {len(self.inputs)} now")
 
     def command(self) -> tuple[tuple[object, ...], dict[str, str]]:
         """The job's arguments and environment, on the cluster or on a Ray of its own."""
@@ -129,6 +102,8 @@ class Soak:
             self._store_busy,
             self._store_cuts,
             self._store_slow,
+            self._store_denies,
+            self._shard_replaced,
             self._second_job,
         ]
 
@@ -173,6 +148,12 @@ class Soak:
     def _store_slow(self) -> bool:
         return self._for_a_while(Faults(delay=self.random.uniform(0.2, 2)))
 
+    def _store_denies(self) -> bool:
+        return self._for_a_while(Faults(denied=self.random.uniform(0.2, 1), methods=("PUT", "POST", "DELETE")))
+
+    def _shard_replaced(self) -> bool:
+        return self.images.replace_a_shard()
+
     def _second_job(self) -> bool:
         if "segmenting" not in self.job.log:
             return False
@@ -185,11 +166,14 @@ class Soak:
         return True
 
     def finish(self) -> int:
-        """Runs the job undisturbed until it says that it is done; the number of starts."""
+        """Runs the job undisturbed until it says that it is done, then tries its errors again; the number of starts."""
         self.proxy.heal()
+        return self._until_done() + self._until_done("--retry-errors")
+
+    def _until_done(self, *options: str) -> int:
         for attempt in range(1, ATTEMPTS + 1):
             arguments, environment = self.command()
-            with Job(*arguments, environment=environment) as job:
+            with Job(*arguments, *options, environment=environment) as job:
                 status = job.wait()
                 self.say(f"undisturbed run ends with status {status}")
                 if status == 0:
@@ -200,10 +184,12 @@ class Soak:
 
 def score(soak: Soak, reference: dict[str, Row], starts: int, minutes: float) -> dict[str, object]:
     """What was done to the job, and what became of its rows."""
-    found, rows = account(soak.output, soak.inputs), rows_of(soak.output)
-    good = {uri: row for uri, row in rows.items() if uri not in soak.bad}
+    images, rows = soak.images, rows_of(soak.output)
+    found = account(soak.output, images.inputs)
+    good = {uri: row for uri, row in rows.items() if uri not in images.bad and uri not in images.unsure}
     unequal = differences(good, reference, original)
-    wrong = {u: e for u, e in soak.bad.items() if u in rows and not (rows[u]["error"] or "").startswith(e)}
+    errors = {uri: rows[uri]["error"] or "none" for uri in images.bad if uri in rows}
+    wrong = {uri: error for uri, error in errors.items() if error == "none" or not error.startswith(images.bad[uri])}
     for uri, text in list((unequal | wrong).items())[:10]:
         soak.say(f"differs: {uri}: {text}")
     return {
@@ -215,7 +201,9 @@ def score(soak: Soak, reference: dict[str, Row], starts: int, minutes: float) ->
         "requests_failed": {k: v for k, v in soak.proxy.counts.faults.items() if k != "delay"},
         "exit_statuses": dict(soak.statuses),
         "starts_until_done": soak.statuses.total() + starts,
-        "rows_expected": len(soak.inputs),
+        "rows_expected": len(images.inputs),
+        "of_them_bad": len(images.bad),
+        "of_them_damaged_at_random": len(images.unsure),
         "rows": found.rows,
         "lost": len(found.lost),
         "doubled": len(found.doubled),
@@ -246,7 +234,7 @@ def soak(minutes: float, seed: int) -> bool:
         reference = {original(uri): row for uri, row in rows_of(Place(str(folder / "reference"))).items()}
         began = time.monotonic()
         while time.monotonic() < began + 60 * minutes:
-            it.grow()
+            it.say(f"more images, {it.images.more()} now")
             it.disturbed(began + 60 * minutes)
         starts = it.finish()
         result = score(it, reference, starts, (time.monotonic() - began) / 60)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from faults.check import Row, assert_exact, differences, rows_of
-from faults.images import names, original
+from faults.images import names, original, shard, whole_members
 from faults.jobs import QUICK, run
 from faults.proxy import Proxy
 from s3fs import S3FileSystem
@@ -18,28 +15,6 @@ from jobs.s3_server import S3Server
 from pipeline.storage import place
 
 pytestmark = pytest.mark.slow
-
-
-def shard(members: Iterable[tuple[str, Path]]) -> bytes:
-    """A tar of files under other names."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, path in members:
-            tar.add(path, arcname=name)
-    return buffer.getvalue()
-
-
-def whole_members(data: bytes) -> tuple[list[str], list[str]]:
-    """Names of the members whose header is there, and of those whose bytes are, by walking the blocks."""
-    headers, whole, at = [], [], 0
-    while at + tarfile.BLOCKSIZE <= len(data):
-        member = tarfile.TarInfo.frombuf(data[at : at + tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-        end = at + tarfile.BLOCKSIZE + member.size
-        headers.append(member.name)
-        if end <= len(data):
-            whole.append(member.name)
-        at = at + tarfile.BLOCKSIZE + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    return headers, whole
 
 
 def test_shards_that_are_cut_off(sources: list[Path], reference: dict[str, Row], tmp_path: Path) -> None:

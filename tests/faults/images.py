@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,3 +28,25 @@ def upload(fs: S3FileSystem, sources: Sequence[Path], prefix: str, count: int) -
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: fs.pipe_file(keys[i], sources[i % len(sources)].read_bytes()), range(count)))
     return [f"s3://{key}" for key in keys]
+
+
+def shard(members: Iterable[tuple[str, Path]]) -> bytes:
+    """A tar of files under other names."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, path in members:
+            tar.add(path, arcname=name)
+    return buffer.getvalue()
+
+
+def whole_members(data: bytes) -> tuple[list[str], list[str]]:
+    """Names of the members whose header is there, and of those whose bytes are, by walking the blocks."""
+    headers, whole, at = [], [], 0
+    while at + tarfile.BLOCKSIZE <= len(data):
+        member = tarfile.TarInfo.frombuf(data[at : at + tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+        end = at + tarfile.BLOCKSIZE + member.size
+        headers.append(member.name)
+        if end <= len(data):
+            whole.append(member.name)
+        at = at + tarfile.BLOCKSIZE + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return headers, whole

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import psutil
 
-from faults.jobs import end, raylets, title_of
+from faults.jobs import end, title_of
 
 SCRIPT = """
 import sys
@@ -130,8 +130,3 @@ class Nodes:
             if line.startswith(name + " "):
                 return line.split()[1]
         raise AssertionError("the cluster ended")
-
-
-def live_raylets(nodes: Nodes) -> int:
-    """How many raylets run, the head's included."""
-    return len(raylets(nodes.below()))

@@ -11,7 +11,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -21,10 +21,10 @@ from yarl import URL
 HOST = "127.0.0.1"
 PIECE = 64 << 10  # bytes passed on at once
 HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "expect", "proxy-connection", "te", "trailer"}
-SLOW_DOWN = (
-    b'<?xml version="1.0" encoding="UTF-8"?>\n'
-    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-)
+REFUSALS = {  # status, code and message, as S3 words them
+    "busy": (503, "SlowDown", "Please reduce your request rate."),
+    "denied": (403, "AccessDenied", "Access Denied."),
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Faults:
     Attributes:
         delay: seconds before each request is passed on.
         busy: share answered 503 SlowDown and not passed on.
+        denied: share answered 403 AccessDenied and not passed on.
         cut: share of answers whose connection is closed after `cut_after` bytes of their body.
         cut_after: bytes; an answer that is shorter is cut half way.
         drop: share of connections closed before anything was answered, the request not passed on.
@@ -43,6 +44,7 @@ class Faults:
 
     delay: float = 0.0
     busy: float = 0.0
+    denied: float = 0.0
     cut: float = 0.0
     cut_after: int = 1000
     drop: float = 0.0
@@ -58,7 +60,7 @@ class Counts:
     received: Counter[str] = field(default_factory=Counter)  # bytes of bodies from clients
     sent: Counter[str] = field(default_factory=Counter)  # bytes of bodies to clients
     keys: Counter[tuple[str, str]] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)  # injected: "busy", "cut", "drop", "delay"
+    faults: Counter[str] = field(default_factory=Counter)  # injected: "busy", "denied", "cut", "drop", "delay"
 
 
 class Proxy:
@@ -95,10 +97,6 @@ class Proxy:
         self._thread.join(30)
         self._loop.close()
 
-    def misbehave(self, **faults: Any) -> None:
-        """Changes some of the faults and keeps the others."""
-        self.faults = replace(self.faults, **faults)
-
     def heal(self) -> None:
         """From now on nothing goes wrong."""
         self.faults = Faults()
@@ -126,7 +124,7 @@ class Proxy:
         faults = self.faults
         if (faults.methods and method not in faults.methods) or not re.search(faults.keys, path):
             return set()
-        shares = {"drop": faults.drop, "busy": faults.busy, "cut": faults.cut}
+        shares = {"drop": faults.drop, "busy": faults.busy, "denied": faults.denied, "cut": faults.cut}
         return {name for name, share in shares.items() if self._random.random() < share} | (
             {"delay"} if faults.delay else set()
         )
@@ -146,12 +144,17 @@ class Proxy:
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        if "busy" in chosen:
+        for refusal in REFUSALS.keys() & chosen:
             async for _ in self._body(request):
                 pass
-            self.counts.faults["busy"] += 1
-            return web.Response(status=503, body=SLOW_DOWN, content_type="application/xml")
+            return self._refuse(refusal)
         return await self._pass(request, faults.cut_after if "cut" in chosen else None)
+
+    def _refuse(self, refusal: str) -> web.Response:
+        self.counts.faults[refusal] += 1
+        status, code, message = REFUSALS[refusal]
+        text = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
+        return web.Response(status=status, text=text, content_type="application/xml")
 
     async def _pass(self, request: web.BaseRequest, cut_after: int | None) -> web.StreamResponse:
         """Passes a request on and its answer back, up to `cut_after` bytes of it."""
