@@ -74,7 +74,9 @@ def loaded(modules: str) -> set[str]:
     """Top-level packages that importing some modules loads: what imports drag in no reading of the sources shows."""
     code = f"import sys, {modules}; print(*{{m.split('.')[0] for m in sys.modules}})"
     return set(
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split()
     )
 
 
