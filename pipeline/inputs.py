@@ -33,12 +33,14 @@ class Container:
         kind: "image" (the object is the image), "tar", "tgz" or "parquet".
         size: bytes; None of an image that a manifest names.
         version: changes when the content does; "" where nobody asked.
+        error: why it cannot be read, if that is known already, `Class: reason`.
     """
 
     url: str
     kind: str
     size: int | None
     version: str
+    error: str | None = None
 
 
 def containers(
@@ -105,7 +107,13 @@ def _found(named: Place, column: str | None) -> Iterator[tuple[str, Container]]:
                 yield from _of_manifest(Place(url, named.options), column)
                 continue
         if kind:
-            yield path, Container(printable(url), kind, int(info["size"] or 0), version_of(info))
+            yield path, _container(url, kind, int(info["size"] or 0), version_of(info))
+
+
+def _container(url: str, kind: str, size: int | None, version: str) -> Container:
+    name = printable(url)
+    error = None if name == url else "BadName: the name of the file or of its folder is not valid UTF-8: rename it"
+    return Container(name, kind, size, version, error)
 
 
 def _of_manifest(table: Place, column: str | None) -> Iterator[tuple[str, Container]]:
@@ -121,7 +129,7 @@ def _of_manifest(table: Place, column: str | None) -> Iterator[tuple[str, Contai
                 stores.add(p.protocol)
             size, version = sizes.get(p.url, (None, ""))
             kind = kind_of(p.url) if p.url in sizes else "image"
-            yield p.url, Container(printable(p.url), kind or "image", size, version)
+            yield p.url, _container(p.url, kind or "image", size, version)
 
 
 def _sizes(shards: Sequence[Place]) -> Iterator[tuple[int, str]]:

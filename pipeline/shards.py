@@ -27,7 +27,9 @@ def loose(containers: Iterable[Container]) -> pa.Table:
     """Images that are objects of their own, a row each."""
     shared = {"kind": "image", "offset": 0}
     rows = [
-        {"image_id": image_id(c.url), "uri": c.url, "container": c.url, "length": c.size, "version": c.version} | shared
+        {"image_id": image_id(c.url), "uri": c.url, "container": c.url, "length": c.size, "version": c.version}
+        | {"error": c.error}
+        | shared
         for c in containers
     ]
     return pa.Table.from_pylist(rows, CATALOG)
@@ -48,7 +50,9 @@ def rows(container: Container, options: dict[str, Any], wanted: re.Pattern[str] 
     """
     place = Place(container.url, options)
     file = ObjectFile(place, container.size or 0)
-    if container.kind == "parquet":
+    if container.error:
+        found = iter([{"uri": container.url, "offset": 0, "length": 0, "error": container.error}])
+    elif container.kind == "parquet":
         found = _parquet_rows(container, file, wanted, column)
     else:
         found = _tar_rows(container, file, wanted)
