@@ -189,7 +189,10 @@ class _Streamed:
         parts, offsets = run["part"].to_pylist(), run["offset"].to_pylist()
         wanted = [i for i, error in enumerate(self.errors) if error is None and i >= start]
         if run["kind"][0].as_py() == "tgz":
-            yield from tar.contents(file, {offsets[i]: i for i in wanted})
+            members: dict[int, list[int]] = {}
+            for i in wanted:
+                members.setdefault(offsets[i], []).append(i)
+            yield from tar.contents(file, members)
             return
         groups: dict[int, dict[int, int]] = {}
         for i in wanted:

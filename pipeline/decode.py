@@ -1,9 +1,9 @@
 """Bytes to pixels: header first, then RGB, then no larger than the network wants them.
 
 What an image holds is mapped to 8-bit RGB thus: grey is repeated; a palette is looked up; alpha is
-dropped; CMYK is converted by Pillow; more than 8 bits go linearly from the image's own minimum and maximum to 0
-and 255; of several frames the first counts; for TIFF of several channels see `pipeline.tiff`. EXIF orientation is not
-applied: masks lie on the pixel grid as stored, as in COCO.
+dropped; CMYK is converted by Pillow; more than 8 bits go linearly from the image's own minimum and maximum, those of
+red, green and blue together, to 0 and 255; of several frames the first counts; for TIFF of several channels see
+`pipeline.tiff`. EXIF orientation is not applied: masks lie on the pixel grid as stored, as in COCO.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from model.preset import Preset
 from model.tiling import Box, Crop, Tiling
 from model.transform import shrink
-from pipeline import tiff
+from pipeline import png, tiff
 from pipeline.casualties import Casualties, trusted
 from pipeline.depth import extremes, stretch
 from pipeline.progress import Progress
@@ -30,7 +30,7 @@ from pipeline.storage import one_line
 Image.init()  # all decoders, so that `formats` may name them
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below, and is an error row rather than a warning
 BLOCK = 32 << 20  # bytes after which a task ends a block and begins another
-Opened = Image.Image | tiff.Channels
+Opened = Image.Image | tiff.Channels | png.DeepPng
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of one channel of more than 8 bits
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 DECODED = pa.schema(
@@ -118,11 +118,13 @@ def open_image(data: bytes, max_pixels: int) -> Opened:
     if isinstance(image, tiff.Channels) and image.nbytes > max_pixels * tiff.BYTES:
         size = f"{image.width}x{image.height} of {image.nbytes} bytes"
         raise BadImageError(f"TooManyPixels: {size} is over {tiff.BYTES} bytes for each of {max_pixels} pixels")
+    if image.format == "PNG" and png.is_deep(data):
+        return png.DeepPng(image.width, image.height, data)
     return image
 
 
 def _pillow(data: bytes) -> Image.Image:
-    """The header of all that `pipeline.tiff` leaves to Pillow."""
+    """The header of all but what `pipeline.tiff` reads."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -145,7 +147,7 @@ def to_rgb(image: Opened) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if isinstance(image, tiff.Channels):
+            if not isinstance(image, Image.Image):
                 return image.rgb()
             image.load()
             if image.mode in DEEP:
@@ -158,12 +160,12 @@ def to_rgb(image: Opened) -> np.ndarray:
 
 
 def cropper(image: Opened) -> Crop:
-    """Reads parts of an opened image as RGB: the pixels that `to_rgb` gives, all at once only of a TIFF of channels.
+    """Reads parts of an opened image as RGB: the pixels that `to_rgb` gives; all at once what Pillow does not read.
 
     Raises:
         BadImageError: the pixel data is damaged or cut off.
     """
-    if isinstance(image, tiff.Channels):
+    if not isinstance(image, Image.Image):
         whole = to_rgb(image)
         return lambda box: whole[box[1] : box[3], box[0] : box[2]]
     try:

@@ -21,6 +21,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 BATCH = 2048  # containers handed over at once, addresses looked up at once
 LOOKERS = 32  # threads that look addresses up
+NAMED = 5  # missing ones in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,14 @@ class Container:
         kind: "image" (the object is the image), "tar", "tgz" or "parquet".
         size: bytes; None of an image that a manifest names.
         version: changes when the content does; "" where nobody asked.
+        error: why it cannot be read, if that is known already, `Class: reason`.
     """
 
     url: str
     kind: str
     size: int | None
     version: str
+    error: str | None = None
 
 
 def containers(
@@ -58,7 +61,7 @@ def containers(
     for named in inputs:  # a misspelt one is found before the others are listed
         first = _paths(named)[0]
         if not globbing.has_magic(first) and _looked_up(named, [first])[0] is None:
-            raise _missing(named)
+            raise _missing(named, [first])
     return (batch for named in inputs for batch in _batches(_of_input(named, output, pattern, column), BATCH))
 
 
@@ -104,7 +107,13 @@ def _found(named: Place, column: str | None) -> Iterator[tuple[str, Container]]:
                 yield from _of_manifest(Place(url, named.options), column)
                 continue
         if kind:
-            yield path, Container(printable(url), kind, int(info["size"] or 0), version_of(info))
+            yield path, _container(url, kind, int(info["size"] or 0), version_of(info))
+
+
+def _container(url: str, kind: str, size: int | None, version: str) -> Container:
+    name = printable(url)
+    error = None if name == url else "BadName: the name of the file or of its folder is not valid UTF-8: rename it"
+    return Container(name, kind, size, version, error)
 
 
 def _of_manifest(table: Place, column: str | None) -> Iterator[tuple[str, Container]]:
@@ -120,31 +129,33 @@ def _of_manifest(table: Place, column: str | None) -> Iterator[tuple[str, Contai
                 stores.add(p.protocol)
             size, version = sizes.get(p.url, (None, ""))
             kind = kind_of(p.url) if p.url in sizes else "image"
-            yield p.url, Container(printable(p.url), kind or "image", size, version)
+            yield p.url, _container(p.url, kind or "image", size, version)
 
 
 def _sizes(shards: Sequence[Place]) -> Iterator[tuple[int, str]]:
     for shard, found in zip(shards, _each(lambda p: listing.info(p, p.path), shards), strict=True):
         if found is None:
-            raise _missing(shard)
+            raise _missing(shard, [shard.path])
         yield int(found["size"] or 0), version_of(found)
 
 
 def _listed(named: Place) -> Iterator[listing.Entry]:
     """(path, info) of every file that an input names, straight from the store."""
     for paths in _batches(_paths(named), BATCH):
-        for path, info in zip(paths, _looked_up(named, paths), strict=True):
+        found = _looked_up(named, paths)
+        gone = [p for p, info in zip(paths, found, strict=True) if info is None and not globbing.has_magic(p)]
+        if gone:
+            raise _missing(named, gone)
+        for path, info in zip(paths, found, strict=True):
             if info is not None:
                 yield from [(path, info)] if info["type"] == "file" else listing.below(named, path)
-            elif globbing.has_magic(path):
-                some = False
-                for entry in listing.matching(named, path):
-                    some = True
-                    yield entry
-                if not some:
-                    raise InputError(f"{named.url}: nothing matches this pattern")
-            else:
-                raise _missing(named)
+                continue
+            some = False
+            for entry in listing.matching(named, path):
+                some = True
+                yield entry
+            if not some:
+                raise InputError(f"{named.url}: nothing matches this pattern")
 
 
 def _paths(named: Place) -> list[str]:
@@ -172,8 +183,10 @@ def _each(function: Callable[[T], U], things: Iterable[T]) -> Iterator[U]:
         yield from pool.map(function, things)
 
 
-def _missing(named: Place) -> InputError:
-    return InputError(f"{named.url}: no such file, folder or prefix: check the spelling")
+def _missing(named: Place, paths: Sequence[str]) -> InputError:
+    some = ", ".join(named.url_of(p) for p in paths[:NAMED])
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    return InputError(f"{some}{more}: no such file, folder or prefix: check the spelling")
 
 
 def _batches(things: Iterable[T], size: int) -> Iterator[list[T]]:

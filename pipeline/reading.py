@@ -64,9 +64,21 @@ def read(place: Place, ranges: Sequence[Range], patience: float = PATIENCE) -> l
 
     def ask(some: Sequence[Range]) -> list[Any]:
         paths, starts, stops = ([getattr(r, name) for r in some] for name in ("path", "start", "stop"))
-        return place.fs.cat_ranges(paths, starts, stops, on_error="return", **extra)
+        got = place.fs.cat_ranges(paths, starts, stops, on_error="return", **extra)
+        return [_checked(r, data) for r, data in zip(some, got, strict=True)]
 
     return patiently(place.url, ask, ranges, patience)
+
+
+def _checked(wanted: Range, data: Any) -> Any:
+    """What a store answered, or an error if it gave more: then it began where nobody asked it to, with other bytes."""
+    asked = (wanted.stop or 0) - (wanted.start or 0)
+    if not wanted.start or isinstance(data, Exception) or len(data) <= asked:
+        return data
+    return ValueError(
+        f"asked for {asked:,} bytes from {wanted.start:,} on, the server sent {len(data):,}: it does not support "
+        "range requests, which shards need"
+    )
 
 
 def versions(places: Sequence[Place], patience: float = PATIENCE) -> list[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline import parquet_images, tar
@@ -26,14 +27,16 @@ def loose(containers: Iterable[Container]) -> pa.Table:
     """Images that are objects of their own, a row each."""
     shared = {"kind": "image", "offset": 0}
     rows = [
-        {"image_id": image_id(c.url), "uri": c.url, "container": c.url, "length": c.size, "version": c.version} | shared
+        {"image_id": image_id(c.url), "uri": c.url, "container": c.url, "length": c.size, "version": c.version}
+        | {"error": c.error}
+        | shared
         for c in containers
     ]
     return pa.Table.from_pylist(rows, CATALOG)
 
 
 def rows(container: Container, options: dict[str, Any], wanted: re.Pattern[str] | None, column: str | None) -> pa.Table:
-    """The rows of a shard's images, in their order.
+    """The rows of a shard's images, in their order; in a tar links come last, and of two of one name the last counts.
 
     A shard that is damaged or ends early gives the rows read so far and one for itself, with the reason.
 
@@ -47,13 +50,15 @@ def rows(container: Container, options: dict[str, Any], wanted: re.Pattern[str] 
     """
     place = Place(container.url, options)
     file = ObjectFile(place, container.size or 0)
-    if container.kind == "parquet":
+    if container.error:
+        found = iter([{"uri": container.url, "offset": 0, "length": 0, "error": container.error}])
+    elif container.kind == "parquet":
         found = _parquet_rows(container, file, wanted, column)
     else:
         found = _tar_rows(container, file, wanted)
     shared = {"container": container.url, "kind": container.kind, "version": container.version}
     try:
-        return pa.concat_tables(_tables(found, container.url, shared))
+        return _last_of_each(pa.concat_tables(_tables(found, container.url, shared)))
     except ObjectError as error:
         raise explain(container.url, error.__cause__ or error) from None
 
@@ -77,13 +82,20 @@ def _tables(found: Iterator[Row], url: str, shared: Row) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist([row | shared | {"image_id": image_id(row["uri"])} for row in chunk], CATALOG)
 
 
+def _last_of_each(table: pa.Table) -> pa.Table:
+    """The last row of each id."""
+    backwards = table["image_id"].to_numpy()[::-1]
+    last = np.zeros(len(table), bool)
+    last[np.unique(backwards, return_index=True)[1]] = True
+    return table if last.all() else table.filter(pa.array(last[::-1]))
+
+
 def _tar_rows(container: Container, file: ObjectFile, wanted: re.Pattern[str] | None) -> Iterator[Row]:
-    for member, _ in tar.members(file, compressed=container.kind == "tgz"):
+    for member in tar.members(file, compressed=container.kind == "tgz"):
         name = printable(member.name)
         if kind_of(name) == "image" and (wanted is None or wanted.fullmatch(name.rsplit("/", 1)[-1])):
-            reason = "SparseMember: sparse files in a tar are not read" if member.issparse() else None
-            where = {"offset": member.offset_data, "length": member.size}
-            yield {"uri": f"{container.url}#{name}", "error": reason} | where
+            where = {"offset": member.offset, "length": member.size}
+            yield {"uri": f"{container.url}#{name}", "error": member.error} | where
 
 
 def _parquet_rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 import time
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from shards import parquet_of, tar_of
 
 from pipeline import catalog, parts
+from pipeline.contents import fetched
 from pipeline.ids import IdSet
 from pipeline.inputs import containers
 from pipeline.schema import CATALOG, image_id
@@ -176,8 +178,13 @@ def test_names_that_are_no_utf8_are_rows_too(tmp_path: Path) -> None:
         info.size = 3
         tar.addfile(info, io.BytesIO(b"abc"))
     (root / os.fsdecode(b"loose-\xfc.png")).write_bytes(b"abc")
-    assert update(root, output)[0] == 2
-    assert [row["uri"].rsplit("/", 1)[-1] for row in rows(output)] == ["loose-\\xfc.png", "s.tar#zelle-\\xfc.png"]
+    shutil.copy(root / "s.tar", root / os.fsdecode(b"\xfc.tar"))
+    assert update(root, output)[0] == 3
+    table = pa.Table.from_pylist(rows(output), CATALOG)
+    got = {r["uri"].rsplit("/", 1)[-1]: r["error"] or r["data"] for t in fetched(table, {}) for r in t.to_pylist()}
+    reason = "BadName: the name of the file or of its folder is not valid UTF-8: rename it"
+    assert got == {"loose-\\xfc.png": reason, "\\xfc.tar": reason, "s.tar#zelle-\\xfc.png": b"abc"}
+    assert update(root, output) == (3, 0)
 
 
 def changed(root: Path, members: dict[str, bytes]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
+from faults.fuzz import chunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -51,6 +54,42 @@ def test_sixteen_bits_are_stretched_from_minimum_to_maximum(kind: str) -> None:
     assert np.abs(got[:, :, 0] - exact).max() <= 0.5 + 1e-9
     assert (got[:, :, 0].min(), got[:, :, 0].max()) == (0, 255)
     assert (got[:, :, :1] == got).all()
+
+
+ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+
+
+def deep_png(values: np.ndarray, interlaced: bool = False, extra: bytes = b"") -> bytes:
+    """A PNG of 16-bit samples (rows, columns, 2 to 4)."""
+    passes = [values[y::dy, x::dx] for y, x, dy, dx in ADAM7] if interlaced else [values]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for part in passes if part.size for row in part)
+    height, width, samples = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[samples], 0, 0, interlaced)
+    chunks = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("samples", [2, 3, 4])
+def test_sixteen_bit_colour_in_png_is_stretched_together_and_its_alpha_dropped(samples: int, interlaced: bool) -> None:
+    values = np.random.default_rng(samples).integers(100, 4000, (20, 30, samples), np.uint16)
+    values[..., -1] //= 1 if samples == 3 else 50  # alpha, which does not count
+    channels = values[..., :3] if samples > 2 else values[..., :1]
+    low, high = int(channels.min()), int(channels.max())
+    exact = np.broadcast_to((channels.astype(float) - low) * 255 / (high - low), (20, 30, 3))
+    transparent = chunk(b"tRNS", struct.pack(">HHH", *values[0, 0])) if samples == 3 else b""
+    for extra in (b"", chunk(b"gAMA", struct.pack(">I", 45455)), transparent):
+        data = deep_png(values, interlaced, extra)
+        got = decoded(data)
+        assert np.abs(got - exact).max() <= 0.5 + 1e-9
+        assert np.array_equal(cropper(open_image(data, 600))((3, 5, 21, 14)), got[5:14, 3:21])
+        with pytest.raises(BadImageError, match=r"^TooManyPixels: 30x20 is over the limit of 599"):
+            open_image(data, 599)
+        for damaged in (data[: len(data) // 2], data[:300] + bytes(9) + data[309:]):
+            with pytest.raises(BadImageError, match=r"^DamagedImage: "):
+                decoded(damaged)
+            with pytest.raises(BadImageError, match=r"^DamagedImage: "):
+                cropper(open_image(damaged, 600))
 
 
 def test_flat_sixteen_bit_image_is_black() -> None:
@@ -101,6 +140,7 @@ STORED = {
     "alpha": stored(Image.fromarray(PIXELS).convert("RGBA"), "PNG"),
     "colour": stored(Image.fromarray(PIXELS), "TIFF"),
     "cmyk": stored(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"),
+    "deep colour": deep_png(PIXELS.astype(np.uint16) * 200 + 31),
     "16 bits": stored(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200 + 31), "TIFF"),
     "float": stored(Image.fromarray(PIXELS[..., 0].astype(np.float32) - 7.5), "TIFF"),
 }
@@ -142,5 +182,6 @@ def assert_pixels_or_a_reason(data: st.DataObject, whole: bytes, least: int = 0)
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damaged_bytes_give_pixels_or_a_reason_and_nothing_else(data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from(["PNG", "JPEG", "TIFF", "GIF", "WEBP"]))
-    assert_pixels_or_a_reason(data, stored(Image.fromarray(PIXELS), kind))
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "TIFF", "GIF", "WEBP", "deep"]))
+    deep = deep_png(PIXELS.astype(np.uint16) * 200)
+    assert_pixels_or_a_reason(data, deep if kind == "deep" else stored(Image.fromarray(PIXELS), kind))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pyarrow as pa
@@ -162,6 +166,44 @@ def test_a_shard_that_changed_since_gives_no_wrong_pixels(bucket: tuple[S3FileSy
     assert {str(v).split(":")[0] for u, v in got.items() if "#" in u} <= {"FetchError", "ChangedShard"}
     write(members)
     assert fetch(tasks)[0] == before
+
+
+class Whole(SimpleHTTPRequestHandler):
+    """Answers every request with the whole file, as Python's server does, whatever range is asked for."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """The address of a web server of the test's folder."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Whole, directory=str(tmp_path)))
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_server_without_ranges_gives_no_wrong_bytes(web: str, tmp_path: Path) -> None:
+    members = images(3, 5000)
+    (tmp_path / "s.tar").write_bytes(tar_of(members))
+    (tmp_path / "s.tgz").write_bytes(tar_of(members, compress=True))
+    (tmp_path / "one.jpg").write_bytes(members["d/001.jpg"])
+    (tmp_path / "l.txt").write_text("one.jpg\n" * 3000)  # more than is read at first
+    (tmp_path / "s.parquet").write_bytes(parquet_of({"image": list(images(30, 5000).values())}, 30))
+    output = place(tmp_path / "out")
+    inputs = [place(f"{web}/{name}") for name in ("s.tar", "s.tgz", "l.txt")]
+    assert catalog.update(output, containers(inputs, output), catalog.NONE) == 7
+    got, _ = fetch(owed(output))
+    assert got.pop(f"{web}/one.jpg") == members["d/001.jpg"]
+    for name, data in members.items():
+        assert got[f"{web}/s.tgz#{name}"] == data
+        assert re.match("FetchError: .*does not support range requests", str(got[f"{web}/s.tar#{name}"]))
+    with pytest.raises(InputError, match="does not support range requests"):
+        catalog.update(output, containers([place(f"{web}/s.parquet")], output), catalog.NONE)
 
 
 def test_tables_are_bounded_by_what_the_catalog_says(tmp_path: Path) -> None:

@@ -95,6 +95,19 @@ def test_what_cannot_be_used_is_named_with_the_remedy(tree: Path, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+def test_of_braces_those_that_are_missing_are_named(tree: Path, tmp_path: Path) -> None:
+    def said(name: str) -> str:
+        with pytest.raises(InputError) as caught:
+            containers([place(tree / name)], place(tmp_path / "out"))
+        return str(caught.value)
+
+    end = ": no such file, folder or prefix: check the spelling"
+    assert said("shard-{000..002}.tar") == f"{tree}/shard-002.tar{end}"
+    assert said("shard-{002,000}.tar") == f"{tree}/shard-002.tar{end}"
+    names = ", ".join(f"{tree}/shard-00{i}.tar" for i in range(2, 7))
+    assert said("shard-{000..009}.tar") == f"{names} and 3 more{end}"
+
+
 @given(st.integers(0, 200), st.integers(0, 50), st.integers(1, 5))
 def test_braces_expand_as_in_a_shell(first: int, count: int, width: int) -> None:
     text = f"s-{first:0{width}d}..{first + count:0{width}d}"

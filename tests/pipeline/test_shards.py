@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import tarfile
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shards import parquet_of, tar_of
 
 from pipeline import catalog
@@ -59,6 +64,77 @@ def test_every_image_of_a_webdataset_shard_is_a_row(name: str, tmp_path: Path) -
     ]
     assert [r["length"] for r in found] == [1, 2, 3]
     assert contents(output) == {"a/k1.jpg": b"1", "a/k1.seg.png": b"22", "a/k2.JPEG": b"333"}
+
+
+NAMES = ["a.png", "b.png", "./b.png", "deep/a.png", "deep/er/c.jpg", "data"]
+TARGETS = [*NAMES, "../a.png", "deep/../b.png", "er/c.jpg", "../../data", "gone.png", "/abs.png"]
+HEADER = st.tuples(
+    st.sampled_from(NAMES),
+    st.sampled_from([tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE]),
+    st.sampled_from(TARGETS),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(HEADER, max_size=12), st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
+def test_links_and_names_that_come_twice_mean_what_tar_means(headers: list, form: int) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for number, (name, kind, target) in enumerate(headers):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target if kind != tarfile.REGTYPE else ""
+            data = bytes([number]) * 700 if kind == tarfile.REGTYPE else b""
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    expected: dict[str, bytes | str] = {}
+    with tarfile.open(fileobj=io.BytesIO(buffer.getvalue())) as tar:
+        for name in {name for name, *_ in headers if name != "data"}:
+            try:
+                expected[name] = tar.extractfile(name).read()  # the last of its name, links followed
+            except (KeyError, RecursionError):
+                expected[name] = "BrokenLink"
+    for compressed in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "s.tgz" if compressed else "s.tar")
+            path.write_bytes(gzip.compress(buffer.getvalue(), 0) if compressed else buffer.getvalue())
+            catalogued([path], place(f"{folder}/out"))
+            got = contents(place(f"{folder}/out"))
+        assert {k: v.split(":")[0] if isinstance(v, str) else v for k, v in got.items()} == expected
+
+
+@pytest.mark.parametrize("name", ["s.tar", "s.tgz"])
+def test_a_link_that_leads_nowhere_says_so_and_a_glob_chooses_by_its_own_name(name: str, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    links = {"in/w1.png": "../data/x", "w2.png": "data/x", "w1.png": "/else/w1.png", "to/w1.png": "../to/w1.png"}
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for link, target in links.items():
+            member = tarfile.TarInfo(link)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            tar.addfile(member)
+        member = tarfile.TarInfo("data/x")
+        member.size = 3
+        tar.addfile(member, io.BytesIO(b"abc"))
+    (tmp_path / name).write_bytes(gzip.compress(buffer.getvalue()) if name == "s.tgz" else buffer.getvalue())
+    catalogued([tmp_path / name], place(tmp_path / "out"), pattern="w1*")
+    assert contents(place(tmp_path / "out")) == {
+        "in/w1.png": b"abc",
+        "w1.png": "BrokenLink: names '/else/w1.png', which is no file in this tar",
+        "to/w1.png": "BrokenLink: names 'to/w1.png', which leads on through 40 links or in a circle",
+    }
+
+
+def test_links_of_a_tar_that_ends_early_are_followed_in_what_came_before(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, target in (("a.png", ""), ("b.png", "a.png"), ("c.png", "z.png"), ("z.png", "")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE if target else tarfile.REGTYPE, target
+            member.size = 0 if target else 600
+            tar.addfile(member, io.BytesIO(b"1" * 600))
+    (tmp_path / "s.tar").write_bytes(buffer.getvalue()[: 512 * 5 + 100])
+    catalogued([tmp_path / "s.tar"], place(tmp_path / "out"))
+    got = {k: v.split(":")[0] if isinstance(v, str) else v for k, v in contents(place(tmp_path / "out")).items()}
+    assert got == {"a.png": b"1" * 600, "b.png": b"1" * 600, "c.png": "BrokenLink", "s.tar": "DamagedShard"}
 
 
 @pytest.mark.parametrize("damage", ["cut", "no gzip", "checksum", "tar"])

@@ -117,6 +117,21 @@ def test_one_channel_of_any_kind(data: st.DataObject) -> None:
     assert np.array_equal(got, np.repeat(expected[:, :, None], 3, axis=2))
 
 
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("odd", [[np.nan], [np.inf], [-np.inf], [np.inf, -np.inf, np.nan]])
+def test_what_is_not_finite_does_not_count(kind: str, odd: list[float]) -> None:
+    values = (RANDOM.normal(size=(20, 30)) * 100 - 700).astype(kind)
+    expected = stretched(values[1:])
+    values[0] = np.resize(odd, 30)
+    shown = np.where(values[:1] == np.inf, 255, 0)
+    got = decoded(stored(values, photometric="minisblack"))
+    assert np.array_equal(got, np.repeat(np.vstack([shown, expected])[:, :, None], 3, axis=2))
+    assert not decoded(stored(values[:1], photometric="minisblack")).any()
+    colour = np.dstack([values] * 3)
+    colour[..., 1] = np.nan
+    assert np.array_equal(decoded(stored(colour, photometric="rgb"))[..., 2], got[..., 2])
+
+
 def test_ordinary_files_are_left_to_pillow() -> None:
     photo = Image.fromarray(RANDOM.integers(0, 256, (20, 30, 3), np.uint8))
     for mode in ("1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr"):
