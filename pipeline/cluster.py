@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.decode import BLOCK
@@ -19,6 +22,7 @@ THREADS = 8  # of one actor; more cores serve better as more actors
 BATCHES = 4  # in the window of an actor on a GPU; a CPU takes the images of a batch one by one anyway
 IMAGE = 800 * 1333 * 3  # bytes of a decoded image at the size that networks are published for
 SHARE = 8  # an actor's share of its node's object store holds so many windows: two wait, others are made and passed on
+KNOCKS, KNOCK_SECONDS = 5, 3.0  # a head node that restarts is away for some seconds
 LIGHT_CPUS = 0.25  # of a core, for fetch, decode, encode and write tasks on a machine without a GPU
 
 
@@ -85,15 +89,35 @@ def _join() -> None:
     """Connects to the cluster that the environment names.
 
     Raises:
-        InputError: none is there.
+        InputError: none is there, or the address is not one that a driver can join.
     """
+    named = os.environ.get("RAY_ADDRESS", "")
+    if "://" in named:
+        raise InputError(
+            f"RAY_ADDRESS={named!r}: Ray's client (ray://) and dashboard (http://) cannot be joined; submit the job "
+            "with `ray job submit --address`, or give HOST:PORT of the cluster's head"
+        )
     try:
+        if address := canonicalize_bootstrap_address("auto"):
+            _knock(address)
         ray.init(address="auto", logging_level=logging.WARNING)
     except Exception as error:  # Ray raises half a dozen kinds
-        address = os.environ.get("RAY_ADDRESS", "")
         raise InputError(
-            f"RAY_ADDRESS={address!r}: no Ray cluster answers there ({error}); unset it to run here"
+            f"RAY_ADDRESS={named!r}: no Ray cluster answers there ({error}); unset it to run here"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Raises OSError unless something listens at host:port; Ray itself would try for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    for left in reversed(range(KNOCKS)):
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+            return
+        except OSError:
+            if not left:
+                raise
+            time.sleep(1)
 
 
 def _start_here() -> None:
