@@ -79,19 +79,16 @@ def test_gpu_actors_claim_no_core_and_may_grow() -> None:
 
 
 def test_windows_fit_a_small_object_store() -> None:
-    """Two logical GPUs share 600 MB: an actor's window is a batch; with 12 GB it is four."""
+    """300 MB hold eight windows of 11 large images, shared by the actors of the node; a batch is the least."""
     code = (
         "import ray; from pipeline.cluster import resources; "
-        "ray.init(num_cpus=1, num_gpus=2, object_store_memory={store}, include_dashboard=False, log_to_driver=False); "
-        "print(resources(None, 1.0, None, print).window)"
+        "ray.init('local', num_cpus=1, num_gpus=4, object_store_memory=300_000_000, include_dashboard=False, "
+        "log_to_driver=False); "
+        "print(*(resources(None, gpus, batch, print).window for gpus, batch in ((4, 2), (2, 2), (1, 2), (1, 16))))"
     )
-    seen = []
-    for store in (600_000_000, 12_000_000_000):
-        command = [sys.executable, "-c", code.format(store=store)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        seen.append(int(done.stdout.split()[-1]))
-    assert seen == [16, 64]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-4:] == ["8", "5", "2", "16"]  # one actor of four batches, two, four, four
 
 
 def test_an_actor_has_its_gpus_on_one_node_and_a_fraction_on_one_gpu() -> None:
