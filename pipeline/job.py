@@ -89,7 +89,6 @@ def _run(options: Options, weights: Checkpoint, preset: Preset, watcher: Watcher
             watcher.phase("starting Ray" if not round_ else "doing again what was lost on the way")
             context = ray_cluster.context()
             stopper.arm()
-            watcher.phase(f"segmenting {left:,} images")
             figures = _segment(options, work, weights, preset, described, watcher, context, lease, stopper)
             record |= figures if not round_ else {}
             record["images_to_do"] += left
@@ -207,7 +206,8 @@ def _segment(
         ray.put(weights), options.precision, options.compiled, options.tiling, options.nvjpeg, options.overrides
     )
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
-    resources = cluster.resources(options.workers, options.gpus_per_worker, options.batch_size)
+    resources = cluster.resources(options.workers, options.gpus_per_worker, options.batch_size, watcher.phase)
+    watcher.phase(f"segmenting {left:,} images")
     progress, casualties = Progress.start(), Casualties.start()
     try:
         with watched(progress, watcher, left, options.max_error_rate, lease.say, stopper.stop):

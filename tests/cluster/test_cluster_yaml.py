@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from importlib.metadata import requires
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
@@ -62,6 +65,25 @@ def test_machines_hold_roles_and_the_pinned_build(config: dict[str, Any]) -> Non
         assert node_type["node_config"]["IamInstanceProfile"]["Name"].startswith("maskfleet-")
     text = (ROOT / "cluster.yaml").read_text()
     assert "AWS_SECRET" not in text
-    assert "--constraint ~/maskfleet/constraints.txt ~/maskfleet" in " ".join(config["setup_commands"])
+    for command in config["setup_commands"] + config["head_setup_commands"]:
+        assert "pip install" not in command or "--constraint ~/maskfleet/constraints.txt" in command
     for role in ("head", "worker"):
         assert "--object-store-memory=" in " ".join(config[f"{role}_start_ray_commands"])
+
+
+def test_every_machine_starts_from_an_image_of_today(config: dict[str, Any]) -> None:
+    """Ray gives a node type without one an Ubuntu whose C library torch's wheels do not run on."""
+    types = config["available_node_types"].values()
+    (image,) = {node_type["node_config"].get("ImageId") for node_type in types}
+    assert image.startswith("resolve:ssm:/aws/service/deeplearning/ami/x86_64/base-")
+    version = re.search(r"-ubuntu-(\d\d)\.04/latest/ami-id$", image)
+    assert version
+    assert int(version[1]) >= 22
+
+
+def test_the_autoscalers_client_shares_the_pinned_botocore() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    assert pinned["boto3"] == pinned["botocore"]  # AWS releases each boto3 with the botocore of its number
+    asked = [Requirement(text) for text in requires("aiobotocore") or ()]
+    assert all(pinned["botocore"] in r.specifier for r in asked if r.name == "botocore")

@@ -1,4 +1,4 @@
-"""The RayJob and its image: fields that KubeRay knows, sizes that fit each other, the pinned build."""
+"""The RayJob and its image: fields that were looked up, sizes that fit each other, the pinned build."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raylets import ROOT
 
 from jobs.main import app
 
-# Of the published definitions of RayJob and RayCluster, ray.io/v1, those fields that we use.
+# Typed by hand: those fields of RayJob and RayCluster, ray.io/v1, that we use.
 JOB = {"entrypoint", "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"}
 JOB |= {"rayClusterSpec"}
 CLUSTER = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec"}
@@ -33,7 +33,7 @@ def job() -> dict[str, Any]:
     return document["spec"]
 
 
-def test_fields_are_those_of_the_published_definition(job: dict[str, Any]) -> None:
+def test_fields_are_those_that_were_looked_up(job: dict[str, Any]) -> None:
     cluster = job["rayClusterSpec"]
     assert set(job) <= JOB
     assert set(cluster) <= CLUSTER
@@ -56,9 +56,19 @@ def test_gpus_are_the_workers_and_the_head_does_no_work(job: dict[str, Any]) -> 
     limits = container(group)["resources"]["limits"]
     assert limits == container(group)["resources"]["requests"]
     assert limits["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_the_object_store_has_a_memory_volume_that_fits_the_pod(job: dict[str, Any], role: str) -> None:
+    cluster = job["rayClusterSpec"]
+    group = cluster["headGroupSpec"] if role == "head" else cluster["workerGroupSpecs"][0]
     (shm,) = group["template"]["spec"]["volumes"]
-    store, memory = int(group["rayStartParams"]["object-store-memory"]), gibibytes(limits["memory"])
-    assert store < gibibytes(shm["emptyDir"]["sizeLimit"]) < memory
+    assert shm["emptyDir"]["medium"] == "Memory"
+    store, memory = (
+        int(group["rayStartParams"]["object-store-memory"]),
+        container(group)["resources"]["limits"]["memory"],
+    )
+    assert store < gibibytes(shm["emptyDir"]["sizeLimit"]) < gibibytes(memory)
     mounts = [m["mountPath"] for m in container(group)["volumeMounts"] if m["name"] == shm["name"]]
     assert mounts == ["/dev/shm"]
 

@@ -76,6 +76,21 @@ def test_halves_share_a_gpu_and_the_pool_grows_and_shrinks_with_the_work(
     assert "121" in "".join(map(str, changes))  # the second came for the queue, and one left while the other had work
 
 
+def test_a_node_with_the_gpus_of_an_actor_is_waited_for(nuclei: Path, tmp_path: Path) -> None:
+    """Two nodes of one GPU do not hold an actor of two; the job says so, and does its work when such a node comes."""
+    folder, output = pictures(nuclei, tmp_path / "in", 20), tmp_path / "out"
+    with Raylets() as raylets:
+        for name in ("one", "another"):
+            raylets.add(name, num_cpus=1, num_gpus=1)
+        command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--gpus-per-worker", "2"]
+        raylets.job("submit", "--no-wait", "--submission-id", "pair", "--working-dir", ".", "--", *command)
+        raylets.wait(lambda: "waiting for a node that has 2 GPUs" in raylets.logs("pair"), 120)
+        raylets.wait(lambda: " 0 of 24 images" in raylets.logs("pair"), 120)
+        raylets.add("pair", num_cpus=1, num_gpus=2)
+        assert raylets.ended("pair") == "SUCCEEDED", raylets.logs("pair")
+    assert pads.dataset(str(output / "results"), format="parquet").count_rows() == 24
+
+
 def alive(fleet: Raylets) -> int:
     """Segment actors that are there now; no other job runs."""
     return sum(a["state"] == "ALIVE" and "Segment" in a["class_name"] for a in fleet.state("actors"))

@@ -2,24 +2,64 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster import LIGHT_CPUS, on_cpus, on_gpus
+from pipeline.cluster import LIGHT_CPUS, actors_on, on_cpus, on_gpus
+
+NODES = st.lists(st.integers(1, 128), min_size=1, max_size=6)
 
 
-@given(st.lists(st.integers(1, 128), min_size=1, max_size=6), st.none() | st.integers(1, 64))
-def test_light_tasks_fit_beside_the_actors(cores: list[int], workers: int | None) -> None:
+def held(cores: list[int], claim: float, beside: float = 0.0) -> list[int]:
+    """Actors of such a claim for which each node has room, with so many cores free beside them."""
+    return [int((n - beside) / claim + 1e-9) for n in cores]
+
+
+@given(NODES, st.none() | st.integers(1, 64))
+def test_light_tasks_fit_beside_the_actors_of_each_node(cores: list[int], workers: int | None) -> None:
     chosen = on_cpus((workers, workers) if workers else None, cores, 8)
     actors = chosen.pool.max_size
     assert chosen.num_cpus > 0
     assert chosen.num_cpus < 1 or chosen.num_cpus == int(chosen.num_cpus)  # Ray takes fractions below one only
-    left = sum(cores) - actors * chosen.num_cpus
-    assert left >= LIGHT_CPUS
-    assert 1 <= chosen.threads <= max(1, min(cores))
+    assert sum(held(cores, chosen.num_cpus, LIGHT_CPUS)) >= actors
+    assert any(held(cores, chosen.num_cpus))
+    assert 1 <= chosen.threads <= max(cores)
+    assert workers in (None, actors)
+
+
+@given(NODES.filter(lambda cores: min(cores) >= 2))
+def test_most_cores_compute_whatever_the_nodes_are(cores: list[int]) -> None:
+    chosen = on_cpus(None, cores, 8)
+    used = chosen.pool.max_size * chosen.threads
+    assert sum(cores) / 2 <= used <= sum(cores)
+    assert chosen.threads <= 8
+
+
+@pytest.mark.parametrize(
+    ("cores", "actors", "threads"),
+    [
+        ([2, 64], 8, 8),  # two cores for light tasks alone
+        ([4, 16, 16], 4, 8),
+        ([4, 4, 4, 4, 16], 8, 4),  # too many small ones to leave them out
+        ([16, 16], 4, 8),
+        ([12], 2, 6),
+    ],
+)
+def test_actors_of_unlike_nodes(cores: list[int], actors: int, threads: int) -> None:
+    chosen = on_cpus(None, cores, 8)
+    assert (chosen.pool.max_size, chosen.threads) == (actors, threads)
+
+
+def test_so_many_actors_as_asked_for_are_as_large_as_they_can_be() -> None:
+    few, many = (on_cpus((1, n), [4, 16, 16], 8) for n in (2, 9))
+    assert (few.pool.min_size, few.pool.max_size, few.threads, few.num_cpus) == (1, 2, 16, 15)
+    assert (many.pool.max_size, many.threads) == (9, 4)
 
 
 def test_two_cores_are_one_actor_on_both() -> None:
@@ -39,34 +79,93 @@ def test_gpu_actors_claim_no_core_and_may_grow() -> None:
 
 
 def test_windows_fit_a_small_object_store() -> None:
-    """Two logical GPUs share 600 MB: an actor's window is a batch; with 12 GB it is four."""
+    """300 MB hold eight windows of 11 large images, shared by the actors of the node; a batch is the least."""
     code = (
         "import ray; from pipeline.cluster import resources; "
-        "ray.init(num_cpus=1, num_gpus=2, object_store_memory={store}, include_dashboard=False, log_to_driver=False); "
-        "print(resources(None, 1.0, None).window)"
+        "ray.init('local', num_cpus=1, num_gpus=4, object_store_memory=300_000_000, include_dashboard=False, "
+        "log_to_driver=False); "
+        "print(*(resources(None, gpus, batch, print).window for gpus, batch in ((4, 2), (2, 2), (1, 2), (1, 16))))"
     )
-    seen = []
-    for store in (600_000_000, 12_000_000_000):
-        command = [sys.executable, "-c", code.format(store=store)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        seen.append(int(done.stdout.split()[-1]))
-    assert seen == [16, 64]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-4:] == ["8", "5", "2", "16"]  # one actor of four batches, two, four, four
+
+
+def test_an_actor_has_its_gpus_on_one_node_and_a_fraction_on_one_gpu() -> None:
+    assert actors_on([1, 1, 1], 2) == 0
+    assert actors_on([4, 1, 3], 2) == 3
+    assert actors_on([2, 1], 0.5) == 6
+    assert actors_on([4], 0.3) == 12
+    assert actors_on([], 1) == 0
+
+
+def sized(gpus: int, *asked: float | None) -> list[str]:
+    """What is said, refused and chosen with so many logical GPUs: on this machine, then as a cluster."""
+    code = (
+        "import os, ray; from pipeline.cluster import resources; from pipeline.errors import InputError\n"
+        f"ray.init('local', num_cpus=2, num_gpus={gpus}, include_dashboard=False, log_to_driver=False)\n"
+        "os.environ.pop('RAY_ADDRESS', None); os.environ.pop('RAY_JOB_ID', None)\n"
+        "for on_a_cluster in (False, True):\n"
+        f"  for asked in {asked}:\n"
+        "    if on_a_cluster: os.environ['RAY_JOB_ID'] = '01000000'\n"
+        "    try: chosen = resources(None, asked, None, lambda text: print('#', text))\n"
+        "    except InputError as error: print('#', error)\n"
+        "    else: print('#', chosen.num_gpus, chosen.num_cpus, chosen.pool.initial_size, chosen.pool.max_size)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [line[2:] for line in done.stdout.splitlines() if line.startswith("# ")]
 
 
 def test_gpus_that_are_asked_for_are_waited_for_on_a_cluster_only() -> None:
     """A cluster of CPU nodes may have a group of GPU machines that has not started any."""
+    assert sized(0, 1.0, None) == [
+        "--gpus-per-worker 1: this machine has no GPU; without it the CPU computes",
+        "0 1.0 1 1",
+        "waiting for a node that has 1 GPU for an actor (--gpus-per-worker); none with a GPU is up",
+        "1.0 0 1 inf",
+        "0 1.0 1 1",
+    ]
+
+
+def test_more_gpus_than_a_node_has_are_waited_for_on_a_cluster_only() -> None:
+    assert sized(2, 4.0, 1.0) == [
+        "--gpus-per-worker 4: this machine has 2; give no more",
+        "1.0 0 2 2",
+        "waiting for a node that has 4 GPUs for an actor (--gpus-per-worker); the largest that is up has 2",
+        "4.0 0 1 inf",
+        "1.0 0 2 inf",
+    ]
+
+
+def joined(address: str) -> tuple[str, str]:
+    """What is said on stdout and stderr where RAY_ADDRESS names a cluster that cannot be joined."""
     code = (
-        "import os, ray; from pipeline.cluster import resources; from pipeline.errors import InputError; "
-        "ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False); "
-        "os.environ.pop('RAY_ADDRESS', None); os.environ.pop('RAY_JOB_ID', None)\n"
-        "try: resources(None, 1.0, None)\n"
-        "except InputError as error: print(error)\n"
-        "os.environ['RAY_JOB_ID'] = '01000000'; chosen = resources(None, 0.5, None)\n"
-        "print(chosen.num_gpus, chosen.num_cpus, chosen.pool.min_size, resources(None, None, None).num_gpus)"
+        "from pipeline.cluster import Connection; from pipeline.errors import InputError\n"
+        "try: Connection().context()\n"
+        "except InputError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"RAY_ADDRESS": address}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
-    refused, waiting = done.stdout.splitlines()[-2:]
-    assert refused == "--gpus-per-worker 1: this machine has no GPU; without it the CPU computes"
-    assert waiting == "0.5 0 1 0"
+    return done.stdout, done.stderr
+
+
+def test_an_address_where_nothing_listens_is_one_line() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # kept from others, and never listened on
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        said, noise = joined(address)
+    assert said.startswith(f"RAY_ADDRESS='{address}': no Ray cluster answers there ([Errno ")
+    assert said.endswith("unset it to run here\n")
+    assert said.count("\n") == 1
+    assert noise == ""
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "http://127.0.0.1:8265"])
+def test_an_address_of_rays_client_or_dashboard_is_told_what_to_do(address: str) -> None:
+    said, noise = joined(address)
+    assert said.startswith(f"RAY_ADDRESS='{address}': ")
+    assert "`ray job submit --address`" in said
+    assert noise == ""
