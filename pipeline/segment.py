@@ -13,7 +13,7 @@ import torch
 
 from model import Detections, load_model
 from model.mask_rcnn import batches
-from model.memory import keep_freed_memory
+from model.memory import keep_freed_memory, release_cached
 from model.tiles import Tiling, predict_tiles
 from model.transform import padded_size, resized_size
 from pipeline.casualties import Alone, Casualties
@@ -142,13 +142,17 @@ class Segment:
         try:
             found = self.network.predict(images, sizes, self.batch_size)
         except RuntimeError as error:
-            if len(images) == 1:
-                self.network.predict([np.zeros(STRIP, np.uint8)])  # raises where the device is at fault
-                return [f"SegmentError: {' '.join(str(error).split())[:200]}"]
-            half = len(images) // 2
-            return self._predict(images[:half], sizes[:half]) + self._predict(images[half:], sizes[half:])
-        self._count_batches(sizes)
-        return list(found)
+            failed = f"SegmentError: {' '.join(str(error).split())[:200]}"
+        else:
+            self._count_batches(sizes)
+            return list(found)
+        # Out of the handler, since the exception's traceback keeps what the failed pass had allocated.
+        release_cached(self.network.device)
+        if len(images) == 1:
+            self.network.predict([np.zeros(STRIP, np.uint8)])  # raises where the device is at fault
+            return [failed]
+        half = len(images) // 2
+        return self._predict(images[:half], sizes[:half]) + self._predict(images[half:], sizes[half:])
 
     def _count_batches(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Reports how full the forward passes were, and how much of their input was padding."""
