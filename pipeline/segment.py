@@ -93,7 +93,9 @@ class Segment:
         stored = [row for row in rows if row["encoded"] is not None]
         large = [row for row in stored if self.tiling and self.tiling.needed(row["height"], row["width"])]
         jpegs = [row for row in stored if row not in large]
-        for row, image in zip(jpegs, decode_jpegs([r["encoded"] for r in jpegs], self.network.device), strict=True):
+        files, of = [r["encoded"] for r in jpegs], [sizes[r["image_id"]] for r in jpegs]
+        pixels = decode_jpegs(files, of, self.network.preset, self.network.device)
+        for row, image in zip(jpegs, pixels, strict=True):
             if isinstance(image, str):
                 results[row["image_id"]] = {"error": image}
             else:
