@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -29,24 +30,28 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounding: bool
     return anchors.round() if rounding else anchors
 
 
-def pyramid_anchors(preset: Preset, grids: Sequence[tuple[int, int]], height: int, width: int) -> list[Tensor]:
-    """All anchors of an input of height x width pixels, one tensor a level.
+def anchors_at(preset: Preset, level: int, index: Tensor, grid: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    """Anchors of a level by their number, made where they are wanted: most of a map's are never looked at.
 
     Args:
-        grids: (rows, columns) of the feature map of each RPN level, finest first.
+        index: int64 (...): location by location in row-major order, the k anchors of a location together.
+        grid: (rows, columns) of the level's feature map.
+        padded: height and width of the network's input, pixels.
 
     Returns:
-        For each level float32 (rows * columns * k, 4) xyxy in input pixels; location by location in
-        row-major order, the k anchors of a location together.
+        float32 (..., 4) xyxy in input pixels, on the device of `index`.
     """
-    levels = []
-    for level, (rows, columns) in enumerate(grids):
-        cell = cell_anchors(preset.anchor_sizes[level], preset.anchor_ratios[level], preset.anchor_rounding)
-        if preset.anchor_stride == "grid":
-            stride_y, stride_x = height // rows, width // columns
-        else:
-            stride_y = stride_x = 4 << level
-        y, x = torch.meshgrid(torch.arange(rows) * stride_y, torch.arange(columns) * stride_x, indexing="ij")
-        shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
-        levels.append((shifts + cell).reshape(-1, 4))
-    return levels
+    rows, columns = grid
+    if preset.anchor_stride == "grid":
+        stride_y, stride_x = padded[0] // rows, padded[1] // columns
+    else:
+        stride_y = stride_x = 4 << level
+    cell = _cell_on(index.device, preset.anchor_sizes[level], preset.anchor_ratios[level], preset.anchor_rounding)
+    location = index // len(cell)
+    y, x = location // columns * stride_y, location % columns * stride_x
+    return torch.stack([x, y, x, y], dim=-1) + cell[index % len(cell)]
+
+
+@lru_cache(maxsize=64)  # an upload waits for all work before it
+def _cell_on(device: torch.device, sizes: tuple[float, ...], ratios: tuple[float, ...], rounding: bool) -> Tensor:
+    return cell_anchors(sizes, ratios, rounding).to(device)

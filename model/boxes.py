@@ -49,15 +49,10 @@ def at_least(boxes: Tensor, side: float) -> Tensor:
 def best_after_nms(boxes: Tensor, scores: Tensor, image: Tensor, group: Tensor, threshold: float, count: int) -> Tensor:
     """Non-maximum suppression inside each group of each image, then each image's `count` best.
 
-    A GPU takes one call for the whole batch, the groups moved apart; the offsets are float64, because
-    in float32 those of thousands of (image, class) groups would round the boxes by an eighth of a
-    pixel. A CPU takes torchvision's own `batched_nms` image by image: its kernel compares all pairs, so
-    one call would be slower, and equal scores then end in the order in which torchvision leaves them.
-
     Args:
         boxes: float32 (N, 4) xyxy.
         scores: float32 (N,).
-        image: int64 (N,), ascending on a CPU: which image a box belongs to.
+        image: int64 (N,), ascending: which image a box belongs to.
         group: int64 (N,): boxes of different groups (levels, classes) never suppress each other.
         threshold: IoU above which the lower score goes.
 
@@ -66,14 +61,49 @@ def best_after_nms(boxes: Tensor, scores: Tensor, image: Tensor, group: Tensor, 
     """
     if not len(boxes):
         return image.new_zeros(0)
-    if not boxes.is_cuda:
-        counts = torch.bincount(image).tolist()
-        parts = zip(*(t.split(counts) for t in (boxes, scores, group)), strict=True)
-        kept = [batched_nms(*part, threshold)[:count] for part in parts]
-        return torch.cat([k + start for k, start in zip(kept, accumulate([0, *counts[:-1]]), strict=True)])
-    offset = (image * (group.max() + 1) + group).double() * (boxes.max().double() + 1)
-    order = nms(boxes.double() + offset[:, None], scores.double(), threshold)  # best first
+    way = several_images_a_call if boxes.is_cuda else image_by_image
+    return way(boxes, scores, image, group, threshold, count)
+
+
+def image_by_image(boxes: Tensor, scores: Tensor, image: Tensor, group: Tensor, threshold: float, count: int) -> Tensor:
+    """`best_after_nms` as a CPU does it: by torchvision's own `batched_nms`.
+
+    Its kernel compares all pairs, so that one call for several images would be slower, and equal scores end in
+    the order in which torchvision leaves them.
+    """
+    counts = torch.bincount(image).tolist()
+    parts = zip(*(t.split(counts) for t in (boxes, scores, group)), strict=True)
+    kept = [batched_nms(*part, threshold)[:count] for part in parts]
+    return torch.cat([k + start for k, start in zip(kept, accumulate([0, *counts[:-1]]), strict=True)])
+
+
+def several_images_a_call(
+    boxes: Tensor, scores: Tensor, image: Tensor, group: Tensor, threshold: float, count: int, at_once: int = 20_000
+) -> Tensor:
+    """`best_after_nms` as a GPU does it: few calls, each of which is waited for, the groups moved apart.
+
+    The offsets are float64, because in float32 those of thousands of (image, class) groups would round the boxes
+    by an eighth of a pixel. All pairs of a call are compared, and a bit is kept for each: 50 MB for `at_once` boxes.
+
+    Args:
+        at_once: boxes of a call, at most, where they are not of one image.
+    """
+    calls = _calls(torch.bincount(image).tolist(), at_once)
+    apart = (image * (group.max() + 1) + group).double() * (boxes.max().double() + 1)
+    moved, exact = (boxes.double() + apart[:, None]).split(calls), scores.double().split(calls)
+    kept = [nms(*part, threshold) for part in zip(moved, exact, strict=True)]  # best first
+    order = torch.cat([k + start for k, start in zip(kept, accumulate([0, *calls[:-1]]), strict=True)])
     order = order[torch.argsort(image[order], stable=True)]
     image = image[order]
     rank = torch.arange(len(image), device=image.device) - torch.searchsorted(image, image)
     return order[rank < count]
+
+
+def _calls(counts: Sequence[int], at_once: int) -> list[int]:
+    """Boxes of each call: neighbouring images together as long as they are at most `at_once` boxes."""
+    calls = [0]
+    for number in counts:
+        if calls[-1] and calls[-1] + number > at_once:
+            calls.append(0)
+        calls[-1] += number
+    return calls

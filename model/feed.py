@@ -22,6 +22,7 @@ def ahead(plans: Iterable[Plan], make: Callable[[Plan], Tensor], device: torch.d
             yield plan, make(plan)
         return
     side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))  # which may still be decoding what `make` reads
     waiting: tuple[Plan, Tensor, torch.cuda.Event] | None = None
     for plan in plans:
         with torch.cuda.stream(side):

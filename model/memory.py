@@ -1,8 +1,10 @@
-"""What the C library does with memory that PyTorch gives back."""
+"""Memory that is free and not given back: kept from the system for the next tensors, or returned to it."""
 
 from __future__ import annotations
 
 import ctypes
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -23,3 +25,12 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library (musl, macOS, Windows)
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def release_cached(device: torch.device) -> None:
+    """Returns what PyTorch keeps of a GPU's memory for its next tensors: for after an allocation that failed.
+
+    Free memory that lies in pieces, or that belongs to another stream, is of no use to what is tried next.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

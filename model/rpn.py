@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.anchors import pyramid_anchors
+from model.anchors import anchors_at
 from model.boxes import at_least, best_after_nms, clip, decode
 from model.preset import Preset
 
@@ -70,10 +70,10 @@ def propose(
     """
     batch, device = len(sizes), sizes.device
     scores, boxes, levels = [], [], []
-    for level, anchors in enumerate(pyramid_anchors(preset, grids, *padded)):
-        best, index = objectness[level].topk(min(preset.rpn_pre_nms, len(anchors)), dim=1)  # (B, K)
+    for level, grid in enumerate(grids):
+        best, index = objectness[level].topk(min(preset.rpn_pre_nms, objectness[level].shape[1]), dim=1)  # (B, K)
         chosen = deltas[level].gather(1, index[..., None].expand(-1, -1, 4))
-        reference = anchors.to(device)[index]
+        reference = anchors_at(preset, level, index, grid, padded)
         boxes.append(decode(chosen, reference, preset.rpn_box_weights, preset.box_clamp, preset.box_clamp_low))
         scores.append(best)
         levels.append(torch.full_like(index, level))

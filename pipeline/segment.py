@@ -13,7 +13,7 @@ import torch
 
 from model import Detections, load_model
 from model.mask_rcnn import batches
-from model.memory import keep_freed_memory
+from model.memory import keep_freed_memory, release_cached
 from model.tiles import predict_tiles
 from model.tiling import Tiling
 from model.transform import padded_size, resized_size
@@ -94,7 +94,9 @@ class Segment:
         stored = [row for row in rows if row["encoded"] is not None]
         large = [row for row in stored if self.tiling and self.tiling.needed(row["height"], row["width"])]
         jpegs = [row for row in stored if row not in large]
-        for row, image in zip(jpegs, decode_jpegs([r["encoded"] for r in jpegs], self.network.device), strict=True):
+        files, of = [r["encoded"] for r in jpegs], [sizes[r["image_id"]] for r in jpegs]
+        pixels = decode_jpegs(files, of, self.network.preset, self.network.device)
+        for row, image in zip(jpegs, pixels, strict=True):
             if isinstance(image, str):
                 results[row["image_id"]] = {"error": image}
             else:
@@ -143,13 +145,17 @@ class Segment:
         try:
             found = self.network.predict(images, sizes, self.batch_size)
         except RuntimeError as error:
-            if len(images) == 1:
-                self.network.predict([np.zeros(STRIP, np.uint8)])  # raises where the device is at fault
-                return [f"SegmentError: {' '.join(str(error).split())[:200]}"]
-            half = len(images) // 2
-            return self._predict(images[:half], sizes[:half]) + self._predict(images[half:], sizes[half:])
-        self._count_batches(sizes)
-        return list(found)
+            failed = f"SegmentError: {' '.join(str(error).split())[:200]}"
+        else:
+            self._count_batches(sizes)
+            return list(found)
+        # Out of the handler, since the exception's traceback keeps what the failed pass had allocated.
+        release_cached(self.network.device)
+        if len(images) == 1:
+            self.network.predict([np.zeros(STRIP, np.uint8)])  # raises where the device is at fault
+            return [failed]
+        half = len(images) // 2
+        return self._predict(images[:half], sizes[:half]) + self._predict(images[half:], sizes[half:])
 
     def _count_batches(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Reports how full the forward passes were, and how much of their input was padding."""

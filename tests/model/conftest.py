@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
 from model import Detections, Preset
+from model.anchors import anchors_at
 from model.training.calibrated import calibrate as calibrated
 from model.training.network import build_torchvision
 
@@ -89,6 +90,17 @@ def torchvision_detections() -> Callable[[TorchvisionMaskRCNN, np.ndarray], Dete
 def assert_same() -> Callable[..., None]:
     """That two results agree: same count and labels, boxes within 1e-3 px, scores 1e-5, masks 1e-4 by default."""
     return _assert_same
+
+
+@pytest.fixture(scope="session")
+def pyramid_anchors() -> Callable[[Preset, Sequence[tuple[int, int]], int, int], list[Tensor]]:
+    """All anchors of an input of height x width pixels, (rows * columns * k, 4) for each grid, finest first."""
+    return _pyramid_anchors
+
+
+def _pyramid_anchors(preset: Preset, grids: Sequence[tuple[int, int]], height: int, width: int) -> list[Tensor]:
+    every = [torch.arange(rows * columns * preset.anchors_per_location) for rows, columns in grids]
+    return [anchors_at(preset, i, e, grids[i], (height, width)) for i, e in enumerate(every)]
 
 
 def _pixels(image: np.ndarray) -> Tensor:

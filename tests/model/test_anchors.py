@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from model import Preset
-from model.anchors import cell_anchors, pyramid_anchors
+from model.anchors import cell_anchors
+
+Pyramid = Callable[..., list[Tensor]]
 
 
 def grids_of(height: int, width: int) -> list[tuple[int, int]]:
@@ -28,7 +31,7 @@ def torchvisions(preset: Preset, grids: list[tuple[int, int]], height: int, widt
 
 
 @pytest.mark.parametrize("size", [(800, 1088), (1344, 800), (32, 32), (32, 1344), (64, 96), (416, 544)])
-def test_all_levels_are_torchvisions(size: tuple[int, int]) -> None:
+def test_all_levels_are_torchvisions(pyramid_anchors: Pyramid, size: tuple[int, int]) -> None:
     preset, grids = Preset(), grids_of(*size)
     found = pyramid_anchors(preset, grids, *size)
     for ours, reference in zip(found, torchvisions(preset, grids, *size), strict=True):
@@ -37,7 +40,9 @@ def test_all_levels_are_torchvisions(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(800, 1088), (416, 544)])
-def test_p6_of_an_odd_p5_has_torchvisions_stride_or_the_nominal_one(size: tuple[int, int]) -> None:
+def test_p6_of_an_odd_p5_has_torchvisions_stride_or_the_nominal_one(
+    pyramid_anchors: Pyramid, size: tuple[int, int]
+) -> None:
     rows, columns = grids_of(*size)[-1]
     stride = (size[0] // rows, size[1] // columns)
     assert stride != (64, 64)  # 25 rows become 13: the case in which the two conventions part
@@ -57,7 +62,7 @@ def test_p6_of_an_odd_p5_has_torchvisions_stride_or_the_nominal_one(size: tuple[
     ],
 )
 def test_other_sizes_and_ratios_are_torchvisions(
-    sizes: tuple[tuple[float, ...], ...], ratios: tuple[tuple[float, ...], ...]
+    pyramid_anchors: Pyramid, sizes: tuple[tuple[float, ...], ...], ratios: tuple[tuple[float, ...], ...]
 ) -> None:
     preset, grids = Preset(anchor_sizes=sizes, anchor_ratios=ratios), grids_of(96, 160)
     found = pyramid_anchors(preset, grids, 96, 160)
@@ -78,7 +83,7 @@ def test_unrounded_anchors_have_their_area_ratio_and_centre() -> None:
     assert not torch.equal(cell.round(), cell)
 
 
-def test_unrounded_anchors_stand_at_multiples_of_the_stride() -> None:
+def test_unrounded_anchors_stand_at_multiples_of_the_stride(pyramid_anchors: Pyramid) -> None:
     preset = Preset(anchor_rounding=False, anchor_stride="nominal")
     for level, anchors in enumerate(pyramid_anchors(preset, grids_of(96, 160), 96, 160)):
         rows, columns = grids_of(96, 160)[level]
@@ -88,7 +93,7 @@ def test_unrounded_anchors_stand_at_multiples_of_the_stride() -> None:
             torch.testing.assert_close(centre[row, column], expected.expand(3, 2), rtol=0, atol=1e-4)
 
 
-def test_nine_anchors_on_the_finest_map_alone() -> None:
+def test_nine_anchors_on_the_finest_map_alone(pyramid_anchors: Pyramid) -> None:
     """The paper's design: three scales times three ratios at one location, proposals from P2."""
     preset = Preset(rpn_levels=1, anchor_sizes=((128.0, 256.0, 512.0),), anchor_ratios=((0.5, 1.0, 2.0),))
     assert preset.anchors_per_location == 9

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from model import Checkpoint, Preset, load_model
-from model.anchors import pyramid_anchors
 from model.designs import TRUNKS, finest
 from model.mask_rcnn import MaskRCNN
 from model.training.network import build_torchvision
@@ -41,7 +40,7 @@ def test_two_scores_are_a_softmax(network):
     torch.testing.assert_close(objectness[0].sigmoid(), pairs.softmax(-1)[..., 1])
 
 
-def test_about_200_thousand_anchors():
+def test_about_200_thousand_anchors(pyramid_anchors):
     preset = finest(Preset(), (64, 192, 448))
     anchors = pyramid_anchors(preset, [(200, 272)], 800, 1088)
     assert preset.anchors_per_location == 9

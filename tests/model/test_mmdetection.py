@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from model import WeightsError, load_model, read_checkpoint
-from model.anchors import cell_anchors, pyramid_anchors
+from model.anchors import cell_anchors
 from model.boxes import decode
 from model.roi import roi_levels
 from model.transform import resized, resized_size, to_input
@@ -119,7 +120,9 @@ def test_pixels_reach_the_first_convolution_as_in_mmdetection(
     torch.testing.assert_close(kernel @ ours, state["backbone.conv1.weight"][:, :, 0, 0] @ theirs, rtol=1e-5, atol=1e-4)
 
 
-def test_anchors_are_eight_strides_wide_and_not_rounded(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_anchors_are_eight_strides_wide_and_not_rounded(
+    pyramid_anchors: Callable[..., list[torch.Tensor]], state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     preset = read_checkpoint(saved(state, tmp_path / "m.pth")).preset
     cell = cell_anchors(preset.anchor_sizes[0], preset.anchor_ratios[0], preset.anchor_rounding)
     # Scale 8 at stride 4: area 32 * 32; h / w = 0.5: 45.2548 x 22.6274.
