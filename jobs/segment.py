@@ -190,7 +190,11 @@ def segment(
     ] = None,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Catalogue, say how much there is to do and how long it may take; do nothing."),
+        typer.Option(
+            "--plan",
+            help="Say how much the same command without --plan would do and, from a sample, how long that may take; "
+            "OUTPUT stays as it is.",
+        ),
     ] = False,
     storage_option: StorageOptions = None,
     config: Annotated[

@@ -44,13 +44,18 @@ def clean(output: Place) -> int:
     return len(pending)
 
 
-def done_ids(output: Place) -> np.ndarray:
-    """int64, sorted: the images that have a row, as often as they have one. Call `clean` first."""
+def done_ids(output: Place, without_errors: bool = False) -> np.ndarray:
+    """int64, sorted: the images that have a row, as often as they have one. Call `clean` first.
+
+    Args:
+        without_errors: only rows of images that did not fail.
+    """
     results = output.join("results")
     files = [p.path for p in results.list(".parquet")]
     if not files:
         return np.zeros(0, np.int64)
-    table = pads.dataset(files, filesystem=results.arrow(), format="parquet").to_table(columns=["image_id"])
+    rows = pc.field("error").is_null() if without_errors else None
+    table = pads.dataset(files, filesystem=results.arrow(), format="parquet").to_table(["image_id"], rows)
     return np.sort(table["image_id"].to_numpy())
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
-from test_segment import maskfleet, results, segment
+from test_segment import maskfleet, planned, results, segment
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +51,51 @@ def test_other_settings_put_the_old_results_aside_when_that_is_confirmed(plate: 
     assert results(aside.parent) == before
     again = segment(plate, output, "--min-score", 0.9, "--overwrite", "--yes")
     assert again["images_to_do"] == 0  # the same settings: nothing to put aside
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_mistyped_input_changes_nothing(plate: Path, tmp_path: Path) -> None:
+    output, empty = tmp_path / "out", tmp_path / "empty"
+    empty.mkdir()
+    (plate / "text.jpg").write_text("no picture")
+    segment(plate, output)
+    before = contents(output)
+    aside = ("--overwrite", "--yes", "--min-score", 0.9)
+    for inputs in ((tmp_path / "typo",), (plate, tmp_path / "typo"), (plate, empty)):
+        for wish in (("--retry-errors",), aside, (*aside, "--retry-errors"), ("--retry-errors", "--plan")):
+            done = planned(*inputs, output, *wish)
+            assert done.exit_code == 1
+            assert str(inputs[-1]) in done.stderr
+            assert contents(output) == before
+
+
+def test_what_is_gone_from_its_shard_is_not_owed_once_its_row_goes(plate: Path, tmp_path: Path) -> None:
+    """With other settings and --overwrite, as with --retry-errors, its row was the last thing that knew of it."""
+    output, shard, text = tmp_path / "out", tmp_path / "a.tar", tmp_path / "text.jpg"
+    text.write_text("no picture")
+    first, second, *_ = sorted(plate.iterdir())
+
+    def pack(*paths: Path) -> None:
+        with tarfile.open(shard, "w") as tar:
+            for path in paths:
+                tar.add(path, arcname=path.name)
+
+    def names() -> list[str]:
+        return [r["uri"].rpartition("#")[2] for r in results(output)]
+
+    pack(first, second, text)
+    assert segment(shard, output)["errors"] == {"NotAnImage": 1}
+    pack(first)
+    assert segment(shard, output)["catalogued"] == 3  # what has a row stays
+    record = segment(shard, output, "--retry-errors")
+    assert (record["errors_retried"], record["catalogued"], record["images_to_do"]) == (1, 2, 0)
+    assert names() == [first.name, second.name]
+    record = segment(shard, output, "--overwrite", "--yes", "--min-score", 0.9)
+    assert (record["catalogued"], record["done"], record["failed"]) == (1, 1, 0)
+    assert names() == [first.name]
 
 
 def test_an_input_that_is_plainly_wrong_stops_the_job_early(plate: Path, tmp_path: Path) -> None:
