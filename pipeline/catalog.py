@@ -94,7 +94,7 @@ def update(
         InputError: a shard cannot be read, or was catalogued by another column.
     """
     folder = output.join("catalog")
-    work = Update(parts.load(folder), parts.Writer(folder), pattern, column, options or {}, report)
+    work = Update(parts.load(folder), parts.Writer(output), pattern, column, options or {}, report)
     try:
         for batch in found:
             work.take(batch)

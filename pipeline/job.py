@@ -29,6 +29,7 @@ from pipeline.record import measured, versions
 from pipeline.segment import Network
 from pipeline.stopping import Stopper
 from pipeline.watching import watched
+from pipeline.whole_files import unfinished
 
 __all__ = ["Options", "Watcher", "plan_of", "run"]
 
@@ -91,7 +92,7 @@ def _run(options: Options, weights: Checkpoint, preset: Preset, watcher: Watcher
                 break
         record |= asdict(counts(output)) | {"seconds": round(time.monotonic() - began, 1)}
         record |= {"options": options.plain(), "description": described, "versions": versions()}
-        output.join("runs", f"{run_id}.json").put(json.dumps(record, indent=2).encode())
+        output.join("runs", f"{run_id}.json").put(json.dumps(record, indent=2).encode(), unfinished(output))
     if record["left"] and options.limit is None:
         raise InputError(f"{output.url}: {record['left']:,} images have no row yet: start the same command again")
     return record
