@@ -93,5 +93,5 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 def _shown(key: str, old: Any, new: Any) -> str:
     if isinstance(old, dict) and isinstance(new, dict):
-        return ", ".join(f"{k} {old.get(k)} -> {v}" for k, v in new.items() if old.get(k) != v)
+        return ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in new | old if old.get(k) != new.get(k))
     return f"{key} {str(old)[:12]} -> {str(new)[:12]}"
