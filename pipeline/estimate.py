@@ -41,7 +41,8 @@ def estimate(options: Options, weights: Checkpoint, trial: Trial) -> dict[str, A
     plan: dict[str, Any] = asdict(totals) | {"kinds": dict(totals.kinds), "sample": None, "seconds_here": None}
     plan |= {"set_aside": trial.rows if trial.aside else 0, "set_aside_why": trial.aside or None}
     plan["errors_retried"] = 0 if trial.aside else trial.rows - len(trial.done)
-    rates = [r["images_per_second"] for r in run_records(options.output) if r.get("images_per_second")]
+    ended = [r for r in run_records(options.output) if not r.get("ended_by")]
+    rates = [r["images_per_second"] for r in ended if r.get("images_per_second")]
     plan["last_rate"] = rates[-1] if rates else None
     work = catalog.limited(catalog.slices(trial.ledger, trial.done), options.limit)
     plan["to_do"] = sum(len(s.rows) for s in work)

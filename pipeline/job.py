@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import random
 import time
 import uuid
 from dataclasses import asdict
@@ -25,16 +25,16 @@ from pipeline.lease import Lease
 from pipeline.options import Options, Watcher, describe
 from pipeline.progress import Progress
 from pipeline.readback import counts
-from pipeline.record import measured, versions
+from pipeline.record import Spent, kept, measured, versions
 from pipeline.segment import Network
 from pipeline.stopping import Stopper
-from pipeline.watching import watched
-from pipeline.whole_files import unfinished
+from pipeline.watching import Allowance, watched
 
 __all__ = ["Options", "Watcher", "plan_of", "run"]
 
 PARTS = 50  # results files of a run, at least: a restart repeats at most about that share of it
 ROWS_PER_FILE = (32, 4096)
+SEED = 0  # of the order of slices: what is begun first is a fair sample, see `pipeline.watching.hopeless`
 ROUNDS = 3  # of the plan: what machines that died have lost is done again
 
 
@@ -64,11 +64,11 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
 
 
 def _run(options: Options, weights: Checkpoint, preset: Preset, watcher: Watcher) -> dict[str, Any]:
-    began, started = time.monotonic(), datetime.now(UTC)
-    described = describe(weights, options)
-    output = options.output
+    started, output, described = datetime.now(UTC), options.output, describe(weights, options)
     run_id = started.strftime("%Y%m%dT%H%M%SZ-") + uuid.uuid4().hex[:6]
     record: dict[str, Any] = {"run": run_id, "started": started.isoformat(), "images_to_do": 0}
+    record |= {"options": options.plain(), "description": described, "versions": versions()}
+    spent = Spent()
     with (
         Stopper() as stopper,
         Lease(output, run_id, stopper.stop, watcher.phase) as lease,
@@ -76,25 +76,29 @@ def _run(options: Options, weights: Checkpoint, preset: Preset, watcher: Watcher
     ):
         done = account.opened(options, described, run_id, record, watcher)
         record["images_before"] = len(done)
-        for round_ in range(ROUNDS):
-            work = catalog.limited(catalog.slices(output, done), options.limit)
-            if not (left := sum(len(s.rows) for s in work)):
-                break
-            watcher.phase("starting Ray" if not round_ else "doing again what was lost on the way")
-            context = ray_cluster.context()
-            stopper.arm()
-            watcher.phase(f"segmenting {left:,} images")
-            figures = _segment(options, work, weights, preset, described, watcher, context, lease, stopper)
-            record |= figures if not round_ else {}
-            record["images_to_do"] += left
-            done = account.settled(output, record)
-            if options.limit is not None:
-                break
-        record |= asdict(counts(output)) | {"seconds": round(time.monotonic() - began, 1)}
-        record |= {"options": options.plain(), "description": described, "versions": versions()}
-        output.join("runs", f"{run_id}.json").put(json.dumps(record, indent=2).encode(), unfinished(output))
-    if record["left"] and options.limit is None:
-        raise InputError(f"{output.url}: {record['left']:,} images have no row yet: start the same command again")
+        with kept(output, record, watcher, lambda: stopper.reason):
+            for round_ in range(ROUNDS):
+                work = catalog.limited(catalog.slices(output, done), options.limit)
+                if not (left := sum(len(s.rows) for s in work)):
+                    break
+                watcher.phase("starting Ray" if not round_ else "doing again what was lost on the way")
+                context = ray_cluster.context()
+                stopper.arm()
+                watcher.phase(f"segmenting {left:,} images")
+                record["images_to_do"] += left
+                random.Random(SEED).shuffle(work)
+                try:
+                    _segment(options, work, weights, preset, described, watcher, context, lease, stopper, spent)
+                finally:
+                    record |= measured(spent)
+                done = account.settled(output, record)
+                if options.limit is not None:
+                    break
+            record |= asdict(counts(output))
+            if record["left"] and options.limit is None:
+                raise InputError(
+                    f"{output.url}: {record['left']:,} images have no row yet: start the same command again"
+                )
     return record
 
 
@@ -133,8 +137,9 @@ def _segment(
     context: DataContext,
     lease: Lease,
     stopper: Stopper,
-) -> dict[str, Any]:
-    """Runs the plan on what is left; its speed and the figures of its stages."""
+    spent: Spent,
+) -> None:
+    """Runs the plan on what is left, and adds to what was spent, also where it is cut short."""
     left, began = sum(len(s.rows) for s in work), time.monotonic()
     checkpoint.configure(context, options.output)
     network = Network(
@@ -143,17 +148,23 @@ def _segment(
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
     resources = cluster.resources(options.workers, options.gpus_per_worker, options.batch_size)
     progress, casualties = Progress.start(), Casualties.start()
-    with watched(progress, watcher, left, options.max_error_rate, lease.say, stopper.stop):
-        plan.execute(
-            options.output,
-            work,
-            network,
-            preset,
-            described,
-            resources,
-            progress,
-            casualties,
-            options.pixel_limit,
-            rows,
-        )
-    return measured(progress.read(), left, time.monotonic() - began)
+    share, ended = options.max_error_rate, False
+    allowance = None if share is None else Allowance.of(share, counts(options.output), work)
+    try:
+        with watched(progress, watcher, left, allowance, lease.say, stopper.stop):
+            plan.execute(
+                options.output,
+                work,
+                network,
+                preset,
+                described,
+                resources,
+                progress,
+                casualties,
+                options.pixel_limit,
+                rows,
+            )
+        ended = True
+    finally:
+        totals = progress.last
+        spent.add(totals, left if ended else min(totals.images, left), time.monotonic() - began)

@@ -54,7 +54,13 @@ class Options:
 
 
 class Watcher:
-    """Told how a job goes; does nothing. Commands show it."""
+    """Told how a job goes; does nothing. Commands show it.
+
+    Attributes:
+        record: of the run, once it has ended, whatever ended it; None if it was refused before it began.
+    """
+
+    record: dict[str, Any] | None = None
 
     def phase(self, text: str) -> None:
         """The job has come to a new step."""

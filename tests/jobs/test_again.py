@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
 from pathlib import Path
@@ -99,18 +100,40 @@ def test_what_is_gone_from_its_shard_is_not_owed_once_its_row_goes(plate: Path, 
 
 
 def test_an_input_that_is_plainly_wrong_stops_the_job_early(plate: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "in"
+    folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     for i in range(3000):
         (folder / f"{i:04d}.jpg").write_text(f"<html>error {i}</html>")
-    done = maskfleet("segment", folder, tmp_path / "out", "--max-error-rate", 0.2, check=False)
+    done = maskfleet("segment", folder, output, "--max-error-rate", 0.2, "--json", check=False)
     assert done.returncode == 3
     assert "stopped early" in done.stderr
     assert "NotAnImage" in done.stderr
     assert "Traceback" not in done.stderr
+    record = json.loads(done.stdout)
+    assert record["ended_by"].startswith("TooManyErrorsError: stopped early: ")
+    ((reason, count),) = record["reasons"]
+    assert reason.startswith("NotAnImage: ")
+    assert 600 < count <= 3000
+    assert count >= record["stages"]["encode"]["images"]
+    (kept,) = (output / "runs").iterdir()
+    assert json.loads(kept.read_text()) == record
     shutil.rmtree(folder)
     folder.mkdir()
     (folder / "one.jpg").write_text("no picture")
-    done = maskfleet("segment", folder, plate, tmp_path / "second", "--max-error-rate", 0.05, check=False)
+    done = maskfleet("segment", folder, plate, tmp_path / "second", "--max-error-rate", 0.05, "--json", check=False)
     assert done.returncode == 3  # seven are too few to stop for, so it is said at the end
     assert "1 of 7 images failed" in done.stderr
+    assert json.loads(done.stdout)["ended_by"] is None
+
+
+def test_bad_images_listed_first_stop_no_job_whose_share_is_allowed(plate: Path, tmp_path: Path) -> None:
+    for path in sorted(plate.iterdir())[1:]:
+        path.unlink()
+    (good,) = plate.iterdir()
+    for i in range(140):
+        (plate / f"0-{i:03d}.jpg").write_text("no picture")
+    for i in range(759):
+        (plate / f"1-{i:03d}.png").hardlink_to(good)
+    quick = ("--set", "min_size=32", "--set", "max_size=32", "--set", "max_detections=1")
+    record = segment(plate, tmp_path / "out", "--max-error-rate", 0.16, *quick)
+    assert (record["done"], record["failed"], record["left"]) == (900, 140, 0)
