@@ -44,6 +44,12 @@ def show_plan(plan: dict[str, Any]) -> None:
     table.add_row("catalogued", f"{plan['images']:,} images ({kinds})")
     unsized = f" and {plan['unsized']:,} of unknown size" if plan["unsized"] else ""
     table.add_row("left", f"{plan['left']:,} images, {decimal(plan['bytes'])}{unsized}")
+    if plan["set_aside"]:
+        table.add_row("put aside", escape(f"{plan['set_aside']:,} rows: {plan['set_aside_why']}"))
+    if plan["errors_retried"]:
+        table.add_row("tried again", f"{plan['errors_retried']:,} that failed")
+    if plan["to_do"] < plan["left"]:
+        table.add_row("now", f"{plan['to_do']:,} images")
     if sample := plan["sample"]:
         failed = f", {sample['failed']} of them failed" if sample["failed"] else ""
         table.add_row(
@@ -52,9 +58,9 @@ def show_plan(plan: dict[str, Any]) -> None:
             f"instances each{failed}, on {sample['device']} ({sample['cores']} cores)",
         )
         table.add_row("so here", f"{_duration(plan['seconds_here'])} on this machine alone")
-        table.add_row("results", f"about {decimal(int(plan['left'] * sample['bytes_per_row']))} before compression")
-    if plan["last_rate"] and plan["left"]:
-        took = _duration(plan["left"] / plan["last_rate"])
+        table.add_row("results", f"about {decimal(int(plan['to_do'] * sample['bytes_per_row']))} before compression")
+    if plan["last_rate"] and plan["to_do"]:
+        took = _duration(plan["to_do"] / plan["last_rate"])
         table.add_row("or", f"{took} at the last run's {plan['last_rate']:.2f} images/s")
     console.print(table)
 

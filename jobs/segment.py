@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,7 +192,11 @@ def segment(
     ] = None,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Catalogue, say how much there is to do and how long it may take; do nothing."),
+        typer.Option(
+            "--plan",
+            help="Say how much the same command without --plan would do and, from a sample, how long that may take; "
+            "OUTPUT stays as it is.",
+        ),
     ] = False,
     storage_option: StorageOptions = None,
     config: Annotated[
@@ -268,8 +274,9 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
         max_error_rate=values["max_error_rate"],
         overwrite=values["overwrite"],
     )
+    display = Display(values["yes"])
     try:
-        with last_words(DIED), Display(values["yes"]) as display:
+        with last_words(DIED), display, _record_of_failure(display, as_json):
             record = plan_of(options, display) if values["plan"] else run(options, display)
     except TooManyErrorsError as error:
         err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
@@ -286,6 +293,17 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
     if allowed is not None and record["failed"] > allowed * max(record["done"], 1):
         err.print(f"{record['failed']} of {record['done']} images failed, more than --max-error-rate {allowed}")
         raise typer.Exit(TOO_MANY_ERRORS)
+
+
+@contextmanager
+def _record_of_failure(display: Display, as_json: bool) -> Iterator[None]:
+    """With --json a job that stops early or fails prints its record too, if it had come to have one."""
+    try:
+        yield
+    except BaseException:
+        if as_json and display.record is not None:
+            print_json(display.record)
+        raise
 
 
 def _tiling(size: int | None, overlap: int | None) -> Tiling | None:

@@ -25,6 +25,7 @@ from pipeline.update import Update
 
 STREAMED = ("tgz", "parquet")  # kinds of which a part is read from end to end
 ASSUMED = 512 << 10  # bytes of an image whose size nobody asked for
+SLICE_IMAGES, SLICE_BYTES = 64, 32 << 20  # of one read task
 NONE = np.zeros(0, np.int64)
 
 
@@ -93,7 +94,7 @@ def update(
         InputError: a shard cannot be read, or was catalogued by another column.
     """
     folder = output.join("catalog")
-    work = Update(parts.load(folder), parts.Writer(folder), pattern, column, options or {}, report)
+    work = Update(parts.load(folder), parts.Writer(output), pattern, column, options or {}, report)
     try:
         for batch in found:
             work.take(batch)
@@ -105,7 +106,7 @@ def update(
     return sum(pq.read_metadata(p.path, filesystem=p.arrow()).num_rows for p in folder.list(".parquet"))
 
 
-def slices(output: Place, done: np.ndarray, images: int, size: int) -> list[Slice]:
+def slices(output: Place, done: np.ndarray, images: int = SLICE_IMAGES, size: int = SLICE_BYTES) -> list[Slice]:
     """The catalog minus what is done, cut into read tasks.
 
     What can only be read from end to end, a .tgz or a row group of a Parquet file, is in one slice, whatever
@@ -135,6 +136,18 @@ def slices(output: Place, done: np.ndarray, images: int, size: int) -> list[Slic
             at, rows, total = at + count, rows + count, total + length
         work.append(Slice(place.path, left[begin:]))
     return work
+
+
+def limited(work: list[Slice], limit: int | None) -> list[Slice]:
+    """The first `limit` images of the work; all of it without a limit."""
+    if limit is None:
+        return work
+    chosen = []
+    for s in work:
+        if limit > 0:
+            chosen.append(Slice(s.path, s.rows[:limit]))
+        limit -= len(s.rows)
+    return chosen
 
 
 def totals(output: Place, done: np.ndarray) -> Totals:

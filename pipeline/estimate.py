@@ -8,45 +8,52 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from model import Checkpoint, MaskRCNN, load_model, rle
+from model.seams import Instances, join
+from model.tiles import predict_tiles
 from model.transform import shrink
 from pipeline import catalog
-from pipeline.decode import BadImageError, open_image, to_rgb
-from pipeline.fetch import fetched
+from pipeline.account import Trial
+from pipeline.contents import fetched
+from pipeline.decode import BadImageError, cropper, open_image, to_rgb
 from pipeline.options import Options
 from pipeline.readback import run_records
 from pipeline.source import rows_of
+from pipeline.storage import Place
 
 SAMPLE = 8  # images, from all over the catalog
 ROW = 40  # bytes of an instance in the results beside its RLE, before compression
 
 
-def estimate(options: Options, weights: Checkpoint, done: np.ndarray) -> dict[str, Any]:
-    """Totals of the catalog, and a sample of its images done here, one by one.
-
-    Args:
-        done: int64, sorted ids of images that have their row.
+def estimate(options: Options, weights: Checkpoint, trial: Trial) -> dict[str, Any]:
+    """Totals of the catalog, and a sample of the images to do done here, one by one.
 
     Returns:
-        `images`, `left`, `bytes`, `unsized`, `kinds` as in `catalog.Totals`; `sample` (images, failed,
-        seconds_per_image, instances_per_image, bytes_per_row, device, cores), or None if nothing is left;
-        `seconds_here`, what all that is left would take this process; `last_rate`, images/s of the last run.
+        `images`, `left`, `bytes`, `unsized`, `kinds` as in `catalog.Totals`; `to_do`, those of `left` within
+        `limit`; `set_aside`, the rows that would be put aside, and `set_aside_why`; `errors_retried`; `sample`
+        (images, failed, seconds_per_image, instances_per_image, bytes_per_row, device, cores), or None if nothing
+        is to do; `seconds_here`, what `to_do` would take this process; `last_rate`, images/s of the last run.
     """
-    totals = catalog.totals(options.output, done)
+    totals = catalog.totals(trial.ledger, trial.done)
     plan: dict[str, Any] = asdict(totals) | {"kinds": dict(totals.kinds), "sample": None, "seconds_here": None}
-    rates = [r["images_per_second"] for r in run_records(options.output) if r.get("images_per_second")]
+    plan |= {"set_aside": trial.rows if trial.aside else 0, "set_aside_why": trial.aside or None}
+    plan["errors_retried"] = 0 if trial.aside else trial.rows - len(trial.done)
+    ended = [r for r in run_records(options.output) if not r.get("ended_by")]
+    rates = [r["images_per_second"] for r in ended if r.get("images_per_second")]
     plan["last_rate"] = rates[-1] if rates else None
-    if totals.left:
-        work = catalog.slices(options.output, done, 64, 32 << 20)
+    work = catalog.limited(catalog.slices(trial.ledger, trial.done), options.limit)
+    plan["to_do"] = sum(len(s.rows) for s in work)
+    if work:
         network = load_model(weights, precision=options.precision, **options.overrides)
-        sample = _sampled(options, network, work)
-        plan |= {"sample": sample, "seconds_here": round(totals.left * sample["seconds_per_image"], 1)}
+        sample = _sampled(options, network, trial.ledger, work)
+        plan |= {"sample": sample, "seconds_here": round(plan["to_do"] * sample["seconds_per_image"], 1)}
     return plan
 
 
-def _sampled(options: Options, network: MaskRCNN, work: list[catalog.Slice]) -> dict[str, Any]:
+def _sampled(options: Options, network: MaskRCNN, ledger: Place, work: list[catalog.Slice]) -> dict[str, Any]:
     stops = np.cumsum([len(s.rows) for s in work])
     chosen = np.unique(np.linspace(0, stops[-1] - 1, SAMPLE).astype(int))
     network.predict([np.zeros((64, 64, 3), np.uint8)])  # the first one pays for what is made once
@@ -55,7 +62,7 @@ def _sampled(options: Options, network: MaskRCNN, work: list[catalog.Slice]) -> 
         s = work[i := int(np.searchsorted(stops, image, side="right"))]
         at = image - (stops[i] - len(s.rows))
         try:
-            counts = _counts(options, network, catalog.Slice(s.path, s.rows[at : at + 1]))
+            counts = _counts(options, network, rows_of(ledger, catalog.Slice(s.path, s.rows[at : at + 1])))
         except BadImageError:
             failed += 1
             continue
@@ -73,13 +80,19 @@ def _sampled(options: Options, network: MaskRCNN, work: list[catalog.Slice]) -> 
     }
 
 
-def _counts(options: Options, network: MaskRCNN, one: catalog.Slice) -> list[str]:
-    """The RLEs of one image of the catalog."""
-    rows = rows_of(options.output, one)
-    (row,) = (row for table in fetched(rows, options.output.options) for row in table.to_pylist())
+def _counts(options: Options, network: MaskRCNN, one: pa.Table) -> list[str]:
+    """The RLEs of one image, of its row of the catalog."""
+    (row,) = (row for table in fetched(one, options.output.options) for row in table.to_pylist())
     if row["error"] is not None:
         raise BadImageError(row["error"])
-    image = open_image(row["data"], options.pixel_limit)
-    pixels = shrink(torch.from_numpy(to_rgb(image)), network.preset)
-    found = network.predict([pixels], [(image.height, image.width)])[0]
-    return rle.encode(found.masks, found.boxes, image.height, image.width, paste=network.preset.mask_paste)
+    image, paste = open_image(row["data"], options.pixel_limit), network.preset.mask_paste
+    height, width = image.height, image.width
+    if options.tiling is None or not options.tiling.needed(height, width):
+        pixels = shrink(torch.from_numpy(to_rgb(image)), network.preset)
+        found = network.predict([pixels], [(height, width)])[0]
+        return rle.encode(found.masks, found.boxes, height, width, paste=paste)
+    tiles = options.tiling.grid(height, width)
+    found, tile_of = predict_tiles(network, cropper(image), tiles)
+    counts, areas = rle.encode_with_area(found.masks, found.boxes, height, width, paste=paste)
+    seen = Instances(found.boxes.numpy(), found.scores.numpy(), found.labels.numpy(), counts, areas)
+    return join(seen, tile_of.numpy(), tiles, height, width, network.preset.nms).counts

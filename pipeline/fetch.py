@@ -25,6 +25,7 @@ class Fetch:
         self.options, self.progress, self.casualties = options, progress, casualties
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        self.progress.begun(len(batch))
         with self.casualties.batch("fetch", batch["image_id"].to_pylist()) as suspected:
             tables = fetched(batch, self.options, alone=suspected)
             while True:

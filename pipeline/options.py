@@ -54,7 +54,13 @@ class Options:
 
 
 class Watcher:
-    """Told how a job goes; does nothing. Commands show it."""
+    """Told how a job goes; does nothing. Commands show it.
+
+    Attributes:
+        record: of the run, once it has ended, whatever ended it; None if it was refused before it began.
+    """
+
+    record: dict[str, Any] | None = None
 
     def phase(self, text: str) -> None:
         """The job has come to a new step."""
@@ -93,5 +99,5 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 def _shown(key: str, old: Any, new: Any) -> str:
     if isinstance(old, dict) and isinstance(new, dict):
-        return ", ".join(f"{k} {old.get(k)} -> {v}" for k, v in new.items() if old.get(k) != v)
+        return ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in new | old if old.get(k) != new.get(k))
     return f"{key} {str(old)[:12]} -> {str(new)[:12]}"

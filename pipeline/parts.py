@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.schema import CATALOG, described, description_of
 from pipeline.storage import Place
+from pipeline.whole_files import unfinished
 
 ROWS_PER_FILE = 100_000
 ROW_GROUP = 1024  # rows; what a read task of 64 images has to read at least
@@ -91,13 +92,13 @@ def tables(files: list[Place]) -> Iterator[tuple[pa.Table, list[int]]]:
 
 
 class Writer:
-    """Writes rows and keys as new files of bounded size. Each is there whole or not at all.
+    """Writes rows and keys as new files of the output's catalog, of bounded size. Each is there whole or not at all.
 
     The rows of one `add` stay in one file. A key is written with the last of the rows that were added before it.
     """
 
-    def __init__(self, folder: Place) -> None:
-        self._folder = folder
+    def __init__(self, output: Place) -> None:
+        self._output = output
         self._tables: list[pa.Table] = []
         self._keys: list[int] = []
 
@@ -117,7 +118,8 @@ class Writer:
         table = pa.concat_tables(self._tables or [CATALOG.empty_table()]).cast(schema)
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP)
-        self._folder.join(f"part-{uuid.uuid4().hex}.parquet").put(buffer.getvalue())
+        file = self._output.join("catalog", f"part-{uuid.uuid4().hex}.parquet")
+        file.put(buffer.getvalue(), unfinished(self._output))
         self._tables, self._keys = [], []
 
 

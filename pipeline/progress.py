@@ -29,6 +29,7 @@ class Totals:
 
     images: int = 0
     instances: int = 0
+    begun: Counter[str] = field(default_factory=Counter)  # "slices" of the catalog and their "images"
     errors: Counter[str] = field(default_factory=Counter)  # by kind: the error's text before the colon
     seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))  # by stage
     passed: Counter[str] = field(default_factory=Counter)  # images by stage
@@ -38,12 +39,26 @@ class Totals:
     batches: Counter[str] = field(default_factory=Counter)  # "images" of forward passes and their "slots"; "pixels" of
     # images as the network sees them and "inputs", padding included
 
+    def add(self, other: Totals) -> None:
+        """Adds what another plan has done."""
+        self.images += other.images
+        self.instances += other.instances
+        for name in ("begun", "errors", "passed", "read", "reasons", "batches"):
+            getattr(self, name).update(getattr(other, name))
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] += seconds
+        for stage, memory in other.memory.items():
+            self.memory[stage] = max(self.memory.get(stage, 0), memory)
+
 
 class _Board:
     """Adds up what the workers report."""
 
     def __init__(self) -> None:
         self.totals = Totals()
+
+    def begun(self, images: int) -> None:
+        self.totals.begun.update(slices=1, images=images)
 
     def segmented(self, images: int, instances: int, errors: Counter[str], reasons: Counter[str]) -> None:
         self.totals.images += images
@@ -89,6 +104,10 @@ class Progress:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
         self._board.stage.remote(name, passed, seconds, memory)
 
+    def begun(self, images: int) -> None:
+        """Counts a slice of the catalog whose images are about to be fetched."""
+        self._board.begun.remote(images)
+
     def segmented(self, errors: list[str | None], instances: int) -> None:
         """Counts images that have been through the network, or past it with an error."""
         failed = [error for error in errors if error is not None]
@@ -106,6 +125,11 @@ class Progress:
     def owes(self, images: int) -> None:
         """States how many images are to come, for the driver's metrics."""
         self._owed = self._last.images + images
+
+    @property
+    def last(self) -> Totals:
+        """The counts when they were last read."""
+        return self._last
 
     def read(self) -> Totals:
         """The counts now."""

@@ -1,23 +1,82 @@
-"""What is written down of a run: figures of its stages, memory, versions."""
+"""What is written down of a run: what ended it, figures of its stages, memory, versions."""
 
 from __future__ import annotations
 
+import json
 import platform
 import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from pipeline.options import Watcher
 from pipeline.progress import KIB, Totals
+from pipeline.storage import Place, one_line
+from pipeline.watching import REASONS
+from pipeline.whole_files import unfinished
 
 PACKAGES = ("maskfleet", "ray", "torch", "torchvision", "pyarrow")
 
 
-def measured(totals: Totals, images: int, seconds: float) -> dict[str, Any]:
-    """The speed of a run and of its stages.
+@contextmanager
+def kept(
+    output: Place, record: dict[str, Any], watcher: Watcher, reason: Callable[[], Exception | None]
+) -> Iterator[None]:
+    """Writes the record of a run to runs/<id>.json when it ends, whatever ends it, and tells the watcher.
+
+    Args:
+        record: with its id as `run` and when it `started`; gets `ended_by`, None if nothing went wrong.
+        reason: why the run was interrupted, where that is known.
+    """
+    place = output.join("runs", f"{record['run']}.json")
+
+    def write(ended_by: str | None) -> None:
+        took = datetime.now(UTC) - datetime.fromisoformat(record["started"])
+        record.update(ended_by=ended_by, seconds=round(took.total_seconds(), 1))
+        watcher.record = record
+        place.put(json.dumps(record, indent=2).encode(), unfinished(output))
+
+    try:
+        yield
+    except BaseException as error:
+        with suppress(Exception):  # the output's store may be what ended it
+            write(one_line(reason() or error).rstrip(": "))
+        raise
+    write(None)
+
+
+@dataclass
+class Spent:
+    """What the plans of a run have done and cost.
+
+    Attributes:
+        images: that they were to do; of one that was cut short, those it did.
+        seconds: that they took.
+    """
+
+    totals: Totals = field(default_factory=Totals)
+    images: int = 0
+    seconds: float = 0.0
+
+    def add(self, totals: Totals, images: int, seconds: float) -> None:
+        """Adds a plan."""
+        self.totals.add(totals)
+        self.images += images
+        self.seconds += seconds
+
+
+def measured(spent: Spent) -> dict[str, Any]:
+    """The speed of a run and of its stages, and the most frequent reasons of errors; nothing if no plan has run.
 
     A stage's `images_per_second` is of one worker (its seconds are summed over all), `bytes` are those it
     read from the store, `peak_memory` the bytes resident at most in one of its processes.
     """
+    totals = spent.totals
+    if not spent.seconds:
+        return {}
     stages = {
         name: {
             "images": totals.passed[name],
@@ -28,7 +87,8 @@ def measured(totals: Totals, images: int, seconds: float) -> dict[str, Any]:
         }
         for name, spent in totals.seconds.items()
     }
-    found: dict[str, Any] = {"images_per_second": round(images / seconds, 3), "stages": stages}
+    found: dict[str, Any] = {"images_per_second": round(spent.images / spent.seconds, 3), "stages": stages}
+    found["reasons"] = totals.reasons.most_common(REASONS)
     found["peak_memory_of_driver"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
     if totals.batches["slots"]:
         found["batch_fill"] = round(totals.batches["images"] / totals.batches["slots"], 3)

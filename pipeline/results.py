@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 
 from pipeline.storage import Place
+from pipeline.whole_files import unfinished
 
 PENDING = f"{PENDING_CHECKPOINT_SUFFIX}.parquet"
 
@@ -39,18 +40,23 @@ def clean(output: Place) -> int:
             if place.name.startswith(written) and place.name[len(written)] in ".-":
                 place.fs.rm_file(place.path)
         checkpoint.fs.rm_file(checkpoint.path)
-    for part in output.join("_checkpoint", "parts").list(""):
+    for part in unfinished(output).list(""):
         part.fs.rm_file(part.path)
     return len(pending)
 
 
-def done_ids(output: Place) -> np.ndarray:
-    """int64, sorted: the images that have a row, as often as they have one. Call `clean` first."""
+def done_ids(output: Place, without_errors: bool = False) -> np.ndarray:
+    """int64, sorted: the images that have a row, as often as they have one. Call `clean` first.
+
+    Args:
+        without_errors: only rows of images that did not fail.
+    """
     results = output.join("results")
     files = [p.path for p in results.list(".parquet")]
     if not files:
         return np.zeros(0, np.int64)
-    table = pads.dataset(files, filesystem=results.arrow(), format="parquet").to_table(columns=["image_id"])
+    rows = pc.field("error").is_null() if without_errors else None
+    table = pads.dataset(files, filesystem=results.arrow(), format="parquet").to_table(["image_id"], rows)
     return np.sort(table["image_id"].to_numpy())
 
 
@@ -73,7 +79,7 @@ def remove_doubles(output: Place, done: np.ndarray) -> int:
     removed = 0
     for place, rows, ids, _ in _rows_of(output, doubled):
         gone = [row for image, row in zip(ids, rows, strict=True) if stays[image][:2] != (place.path, row)]
-        removed += _rewrite(place, partial(_without, rows=gone)) if gone else 0
+        removed += _rewrite(output, place, partial(_without, rows=gone)) if gone else 0
     return removed
 
 
@@ -83,7 +89,7 @@ def drop_errors(output: Place) -> int:
     for place in output.join("results").list(".parquet"):
         column = pq.read_table(place.path, filesystem=place.arrow(), columns=["error"])["error"]
         if column.null_count < len(column):
-            removed += _rewrite(place, _without_errors)
+            removed += _rewrite(output, place, _without_errors)
     return removed
 
 
@@ -95,7 +101,7 @@ def set_aside(output: Place, name: str) -> int:
     files = output.join("results").list(".parquet")
     for place in files:
         to = output.join("replaced", name, place.name)
-        to.put(place.fs.cat_file(place.path))
+        to.put(place.fs.cat_file(place.path), unfinished(output))
         place.fs.rm_file(place.path)
     return len(files)
 
@@ -118,14 +124,14 @@ def _rows_of(output: Place, images: np.ndarray) -> Iterator[tuple[Place, list[in
             yield place, rows.tolist(), here["image_id"].to_pylist(), pc.is_null(here["error"]).to_pylist()
 
 
-def _rewrite(place: Place, change: Callable[[pa.Table], pa.Table]) -> int:
+def _rewrite(output: Place, place: Place, change: Callable[[pa.Table], pa.Table]) -> int:
     """Replaces a file by a change of its table; the rows it has fewer. A file without rows goes."""
     table = pq.read_table(place.path, filesystem=place.arrow())
     left = change(table)
     if len(left):
         buffer = io.BytesIO()
         pq.write_table(left, buffer, compression="zstd")
-        place.put(buffer.getvalue())
+        place.put(buffer.getvalue(), unfinished(output))
     else:
         place.fs.rm_file(place.path)
     return len(table) - len(left)

@@ -9,6 +9,8 @@ import asyncio
 import errno
 import os
 import re
+import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,16 +80,27 @@ class Place:
             return pafs.LocalFileSystem()
         return pafs.PyFileSystem(_Handler(self.fs))
 
-    def put(self, data: bytes) -> None:
-        """Writes a small object so that no reader ever sees a part of it."""
+    def put(self, data: bytes, parts: Place | None = None) -> None:
+        """Writes a small object so that no reader ever sees a part of it.
+
+        Args:
+            parts: on a local disk, the folder where the file is until it is whole; None: its own.
+        """
         if self.protocol != "file":
             self.fs.pipe_file(self.path, data)  # one PUT, or a multipart upload: visible when complete
             return
-        part = f"{self.path}.{os.getpid()}.part"
-        os.makedirs(os.path.dirname(part), exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(data)
-        os.replace(part, self.path)
+        folder = parts.path if parts else os.path.dirname(self.path)
+        part = os.path.join(folder, f"{self.name}.{uuid.uuid4().hex}.part")
+        os.makedirs(folder, exist_ok=True)
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        try:
+            with open(part, "wb") as file:
+                file.write(data)
+            os.replace(part, self.path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(part)
+            raise
 
     def list(self, suffix: str) -> list[Place]:
         """Objects directly below this prefix whose name ends in `suffix`, in order; none if it does not exist."""

@@ -81,8 +81,13 @@ class _Part:
             self._part.unlink()
 
 
+def unfinished(output: Place) -> Place:
+    """The folder of an output for what is being written; `pipeline.results.clean` empties it."""
+    return output.join("_checkpoint", "parts")
+
+
 def sink(output: Place) -> pafs.FileSystem:
     """The filesystem through which the results files of an output are to be written."""
     if output.protocol != "file":
         return output.arrow()
-    return pafs.PyFileSystem(pafs.FSSpecHandler(WholeFiles(output.join("_checkpoint", "parts").path)))
+    return pafs.PyFileSystem(pafs.FSSpecHandler(WholeFiles(unfinished(output).path)))

@@ -33,6 +33,7 @@ def test_rows_that_are_lost_or_doubled_while_a_job_runs_are_put_right_by_it(
         os.replace(tmp_path / "shorter", first)
         assert job.wait() == 0, job.log
         assert (job.record["doubles_removed"], job.record["images_to_do"]) == (20, 110 + 10)
+        assert job.record["stages"]["encode"]["images"] > 110  # of both rounds
     unharmed(output, inputs)
     again = next(results.glob("*.parquet"))
     shutil.copy(again, results / f"copy-{again.name}")  # as if a job had been killed before it looked

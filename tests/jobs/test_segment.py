@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 from s3fs import S3FileSystem
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from jobs.main import app
 from model import load_model
@@ -35,6 +35,11 @@ def maskfleet(*arguments: object, check: bool = True) -> subprocess.CompletedPro
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert not check or done.returncode == 0, done.stderr
     return done
+
+
+def planned(*arguments: object) -> Result:
+    """Runs `maskfleet segment` in this process: for what ends before Ray starts, a plan or a refusal."""
+    return CliRunner().invoke(app, ["segment", *map(str, arguments)])
 
 
 def segment(*arguments: object) -> dict:

@@ -120,11 +120,11 @@ def test_a_first_catalog_that_is_cut_short_loses_nothing(tmp_path: Path, monkeyp
     monkeypatch.setattr(parts, "ROWS_PER_FILE", 8)
     put, files = Place.put, []
 
-    def cut_short(self: Place, data: bytes) -> None:
+    def cut_short(self: Place, data: bytes, parts: Place) -> None:
         files.append(self.url)
         if len(files) == 2:
             raise KeyboardInterrupt
-        put(self, data)
+        put(self, data, parts)
 
     monkeypatch.setattr(Place, "put", cut_short)
     with pytest.raises(KeyboardInterrupt):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +70,11 @@ def test_setting_aside_that_is_cut_short_loses_nothing(tmp_path: Path, monkeypat
     write(output, {f"{i}.parquet": [(i, True)] for i in range(4)})
     put, calls = Place.put, []
 
-    def cut_short(self: Place, data: bytes) -> None:
+    def cut_short(self: Place, data: bytes, parts: Place) -> None:
         calls.append(self)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        put(self, data)
+        put(self, data, parts)
 
     monkeypatch.setattr(Place, "put", cut_short)
     with pytest.raises(KeyboardInterrupt):
@@ -81,6 +84,36 @@ def test_setting_aside_that_is_cut_short_loses_nothing(tmp_path: Path, monkeypat
     assert sorted(p.name for p in here + there) == [f"{i}.parquet" for i in range(4)]
     assert results.set_aside(output, "then") == 2
     assert len(output.join("replaced", "then").list(".parquet")) == 4
+
+
+# Ends the process in the middle of a write, by the kernel's own hand, or has the write fail.
+LIMITED = """
+import resource, signal, sys
+from pipeline import results
+from pipeline.storage import place
+if sys.argv[2] == "killed":
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+results.drop_errors(place(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("ends", ["killed", "raises"])
+def test_dropping_errors_that_is_cut_short_leaves_the_results_whole(ends: str, tmp_path: Path) -> None:
+    output = place(tmp_path)
+    write(output, {"a.parquet": [(n, n > 1) for n in range(20)]})
+    before = read(output)
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path), ends], capture_output=True, text=True)
+    if ends == "killed":
+        assert done.returncode == -signal.SIGXFSZ
+    else:
+        assert "File too large" in done.stderr
+    assert read(output) == before  # of a dataset of all that lies there
+    left = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "a.parquet"]
+    assert [p.stat().st_size for p in left] == ([500] if ends == "killed" else [])
+    results.clean(output)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["a.parquet"]
+    assert results.drop_errors(output) == 2
 
 
 def test_cleaning_removes_exactly_what_is_pending(tmp_path: Path) -> None:
