@@ -76,6 +76,7 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A path, a URI, coco, coco-v2, or a shipped name.")],
     to: Annotated[Path, typer.Argument(metavar="DST", help="The checkpoint to write, such as cells.safetensors.")],
     half: Annotated[bool, typer.Option("--half", help="Weights in half precision: half the size, rounded.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert a checkpoint of torchvision, detectron2 or mmdetection to our own layout.
@@ -89,6 +90,8 @@ def convert(
     """
     if to.suffix != ".safetensors":
         fail(f"{to}: the checkpoint is written as safetensors, so its name must end in .safetensors", USAGE)
+    if to.exists() and not overwrite:
+        fail(f"{to} is already there; --overwrite replaces it", USAGE)
     checkpoint = read_checkpoint(source)
     build(checkpoint, checkpoint.preset)  # every key and shape fits
     provenance = checkpoint.provenance | {"source": Path(source).name, "source_sha256": checkpoint.digest}

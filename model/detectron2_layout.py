@@ -51,7 +51,7 @@ def _rules() -> list[Rename]:
 
 def is_detectron2(state: State) -> bool:
     """Whether these are detectron2's keys."""
-    return "backbone.bottom_up.stem.conv1.weight" in state
+    return any(key.startswith("backbone.bottom_up.") for key in state)
 
 
 def from_detectron2(state: State, config: dict[str, Any] | None) -> tuple[State, Preset]:
@@ -63,8 +63,9 @@ def from_detectron2(state: State, config: dict[str, Any] | None) -> tuple[State,
     Raises:
         WeightsError: not a Mask R-CNN with an FPN, or a config that asks for what this network has not.
     """
-    state = rgb_first(background_first(renamed(state, _rules(), _IGNORED)))
+    state = renamed(state, _rules(), _IGNORED)
     shape = architecture_of(state)
+    state = rgb_first(background_first(state))
     grouped = shape["groups"] > 1
     std = (57.375, 57.12, 58.395) if grouped else (1.0, 1.0, 1.0)
     preset = Preset().replace(

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from model.errors import WeightsError
+from model.layouts import renamed
 from model.unpickle import load_arrays
 
 _ZIP, _PICKLE = b"PK", b"\x80"
+_PARALLEL = re.compile(r"^module\.(.+)$"), r"\1"  # what PyTorch's data parallelism puts before a name
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,10 @@ def _state(content: Any, location: str) -> Content:
     tensors = {k: torch.from_numpy(v.copy()) if _is_numeric(v) else v for k, v in content.items()}
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()):
         raise WeightsError(f"{location} holds more than a state dict (name -> tensor)")
-    state = {k.removeprefix("module."): v for k, v in tensors.items()}
+    try:
+        state = renamed(tensors, [_PARALLEL])
+    except WeightsError as error:
+        raise WeightsError(f"{location}: {error}") from None
     return Content(state, meta=meta if isinstance(meta, dict) else {})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,15 +19,18 @@ _COCO = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 COCO_CLASSES = {i: name for i, name in enumerate(_COCO) if name not in ("__background__", "N/A")}  # 80 of them
 
 
-def renamed(state: State, renames: Iterable[Rename], ignored: re.Pattern[str]) -> State:
-    """The tensors under torchvision's names; a key that no rule knows keeps its own, so that it is reported.
+def renamed(state: State, renames: Iterable[Rename], ignored: re.Pattern[str] | None = None) -> State:
+    """The tensors under other names; a key that no rule knows keeps its own, so that it is reported.
 
     Args:
         ignored: keys that hold no weights (anchors, pixel statistics).
+
+    Raises:
+        WeightsError: two tensors would have one name.
     """
     result = {}
     for key, value in state.items():
-        if ignored.match(key):
+        if ignored and ignored.match(key):
             continue
         for pattern, replacement in renames:
             if match := pattern.match(key):
@@ -39,10 +42,35 @@ def renamed(state: State, renames: Iterable[Rename], ignored: re.Pattern[str]) -
     return result
 
 
+def check_dimensions(state: State, dimensions: Mapping[str, int]) -> None:
+    """Whether tensors are there, with so many dimensions.
+
+    Raises:
+        WeightsError: names every one that is not.
+    """
+    problems = [f"no {key}" for key in dimensions if key not in state]
+    problems += [
+        f"{key} is {tuple(state[key].shape)}, expected {number} dimensions"
+        for key, number in dimensions.items()
+        if key in state and (state[key].ndim != number or 0 in state[key].shape)
+    ]
+    if problems:
+        raise WeightsError(
+            f"not a whole Mask R-CNN with an FPN, its keys named as torchvision names them: {'; '.join(problems)}; "
+            f"the keys begin {', '.join(sorted(state)[:3])}"
+        )
+
+
 def background_first(state: State) -> State:
     """Heads whose classes end with the background, or have none, as torchvision has them: background first.
 
     Class logits: the last row becomes the first. Boxes and masks have no background: they get rows of zeros.
+
+    Args:
+        state: under torchvision's names, with all predictors (`architecture_of` has looked).
+
+    Raises:
+        WeightsError: boxes or masks are not of each class.
     """
     box, mask = "roi_heads.box_predictor", "roi_heads.mask_predictor.mask_fcn_logits"
     result = dict(state)

@@ -139,10 +139,13 @@ def build(checkpoint: Checkpoint, preset: Preset) -> MaskRCNN:
     """The network with the checkpoint's weights, float32, not yet prepared.
 
     Raises:
-        WeightsError: keys are missing, unknown or of another shape; all are listed.
+        WeightsError: keys are missing, unknown or of another shape; says how many, and names the first 20.
     """
-    with torch.device("meta"):
-        network = MaskRCNN(preset)
+    try:
+        with torch.device("meta"):
+            network = MaskRCNN(preset)
+    except ValueError as error:  # such as groups that do not divide the channels
+        raise WeightsError(f"the checkpoint's shapes make no network: {error}") from None
     expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in checkpoint.state.items()}
     counters = {k for k in expected if k.endswith("num_batches_tracked")}

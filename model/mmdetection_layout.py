@@ -37,7 +37,7 @@ _RULES: list[Rename] = [
 
 def is_mmdetection(state: State) -> bool:
     """Whether these are mmdetection's keys."""
-    return "rpn_head.rpn_conv.weight" in state
+    return any(key.startswith("rpn_head.") for key in state)
 
 
 def style_of(meta: dict[str, Any], filename: str) -> str:
@@ -60,7 +60,9 @@ def from_mmdetection(state: State, meta: dict[str, Any], filename: str) -> tuple
     Raises:
         WeightsError: not a Mask R-CNN with an FPN.
     """
-    state = background_first(renamed(state, _RULES, _IGNORED))
+    state = renamed(state, _RULES, _IGNORED)
+    shape = architecture_of(state)
+    state = background_first(state)
     caffe = style_of(meta, filename) == "caffe"
     if caffe:
         state = rgb_first(state)
@@ -72,7 +74,7 @@ def from_mmdetection(state: State, meta: dict[str, Any], filename: str) -> tuple
     std = (1.0, 1.0, 1.0) if caffe else (58.395, 57.12, 57.375)
     mean = (123.675, 116.28, 103.53)
     preset = Preset().replace(
-        **architecture_of(state),
+        **shape,
         **labels,
         family="mmdetection",
         stride_on_1x1=caffe,

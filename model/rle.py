@@ -37,8 +37,8 @@ def encode(
     Byte for byte the strings that pasting with PyTorch on a CPU and `pycocotools.mask.encode` give.
 
     Args:
-        masks: float32 (N, M, M), probabilities over the box.
-        boxes: float32 (N, 4) xyxy, pixels of the image.
+        masks: (N, M, M), probabilities over the box; float32, other types are converted.
+        boxes: (N, 4) xyxy, pixels of the image; likewise.
         height: pixels.
         width: pixels.
         threshold: 0..1.
@@ -111,16 +111,23 @@ def _checked(
     masks: Tensor | np.ndarray, boxes: Tensor | np.ndarray, height: int, width: int, threshold: float, paste: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masks float32 (N, M+2, M+2) with a fence of zeros, and boxes float32 (N, 4)."""
-    masks, boxes = (np.asarray(t, dtype=np.float32) for t in (masks, boxes))
-    if masks.ndim != 3 or boxes.shape != (len(masks), 4) or masks.shape[1] != masks.shape[2]:
-        raise RleError(f"masks {masks.shape} and boxes {boxes.shape} are not (N, M, M) and (N, 4)")
+    masks, boxes = _float32(masks), _float32(boxes)
+    if masks.ndim != 3 or boxes.shape != (len(masks), 4) or masks.shape[1] != masks.shape[2] or not masks.shape[1]:
+        raise RleError(f"masks {masks.shape} and boxes {boxes.shape} are not (N, M, M), M at least 1, and (N, 4)")
     if not np.isfinite(masks).all() or not np.isfinite(boxes).all():
         raise RleError("masks or boxes hold NaN or infinity")
-    if np.abs(boxes).max(initial=0) > LIMIT or not 0 < height * width < 2**32 or height < 1:
-        raise RleError(f"boxes up to {np.abs(boxes).max(initial=0)} in an image of {height}x{width} have no RLE")
+    if height < 1 or width < 1 or height * width >= 2**32:
+        raise RleError(f"an image of {height}x{width} has no RLE: it needs pixels, and less than 2^32 of them")
+    if (farthest := np.abs(boxes).max(initial=0)) > LIMIT:
+        raise RleError(f"boxes {farthest} pixels from the image's corner have no RLE: at most 2^30")
     if not 0 <= threshold <= 1 or paste not in PASTE_RULES:
         raise RleError(f"threshold {threshold} is not in 0..1, or paste {paste!r} not of {', '.join(PASTE_RULES)}")
     return np.pad(masks, ((0, 0), (1, 1), (1, 1))), boxes
+
+
+def _float32(values: Tensor | np.ndarray) -> np.ndarray:
+    """As an array; a tensor may be of a type that NumPy does not have."""
+    return values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float32)
 
 
 @cache

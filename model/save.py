@@ -7,10 +7,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from model.errors import WeightsError
 from model.preset import Preset
 
 
@@ -28,6 +30,9 @@ def write_checkpoint(
     Args:
         state: by torchvision's names; counters of batches are left out.
         provenance: how the weights were made; must be JSON.
+
+    Raises:
+        WeightsError: the file cannot be written.
     """
     tensors = {}
     for key, value in state.items():
@@ -36,4 +41,7 @@ def write_checkpoint(
         exact = not half or key.endswith(("running_mean", "running_var"))
         tensors[key] = value.detach().to(torch.float32 if exact else torch.float16).contiguous()
     metadata = {"preset": preset.to_json(), "provenance": json.dumps(provenance)}
-    safetensors.torch.save_file(tensors, path, metadata=metadata)
+    try:
+        safetensors.torch.save_file(tensors, path, metadata=metadata)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"cannot write {os.fspath(path)}: {error}") from None

@@ -5,32 +5,39 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from torch import Tensor
-
-from model.errors import WeightsError
-from model.layouts import COCO_CLASSES, COCO_OUTPUTS
+from model.layouts import COCO_CLASSES, COCO_OUTPUTS, Rename, State, check_dimensions, renamed
 from model.preset import Preset
 
-_RENAMES = (
+_RENAMES: list[Rename] = [
     (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
     (re.compile(r"^rpn\.head\.conv\.(weight|bias)$"), r"rpn.head.conv.0.0.\1"),
-)
-_OLD_MASK = re.compile(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$")
+    *(
+        (re.compile(rf"^roi_heads\.mask_head\.mask_fcn{i}\.(weight|bias)$"), rf"roi_heads.mask_head.{i - 1}.0.\1")
+        for i in range(1, 9)
+    ),
+]
+_BOX_CONV = r"roi_heads\.box_head\.(\d+)\.0\."
+_PREDICTORS = {
+    f"roi_heads.{predictor}.{kind}": dimensions if kind == "weight" else 1
+    for predictor, dimensions in (
+        ("box_predictor.cls_score", 2),
+        ("box_predictor.bbox_pred", 2),
+        ("mask_predictor.mask_fcn_logits", 4),
+    )
+    for kind in ("weight", "bias")
+}
 
 
-def modernise(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the names torchvision writes today."""
-    renamed = {}
-    for key, value in state.items():
-        for pattern, replacement in _RENAMES:
-            key = pattern.sub(replacement, key)
-        if match := _OLD_MASK.match(key):
-            key = f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}"
-        renamed[key] = value
-    return renamed
+def modernise(state: State) -> State:
+    """The same tensors under the names torchvision writes today.
+
+    Raises:
+        WeightsError: a tensor is there under both names.
+    """
+    return renamed(state, _RENAMES)
 
 
-def preset_of(state: dict[str, Tensor]) -> Preset:
+def preset_of(state: State) -> Preset:
     """Architecture and classes, read off the shapes; the rest is torchvision's default.
 
     Anchor sizes, input size and thresholds leave no trace in a state dict: where they differ from the
@@ -40,7 +47,7 @@ def preset_of(state: dict[str, Tensor]) -> Preset:
         WeightsError: these are not the keys of a torchvision Mask R-CNN.
     """
     shape = architecture_of(state)
-    outputs = len(_Complete(state)["roi_heads.box_predictor.cls_score.weight"])
+    outputs = len(state["roi_heads.box_predictor.cls_score.weight"])
     ids, names = _classes(outputs)
     # torchvision sets the epsilon to zero where it loads its own COCO weights, of which there are only R-50
     # ones with frozen normalisation; fine-tuned descendants keep it. Anything else has PyTorch's default.
@@ -49,64 +56,63 @@ def preset_of(state: dict[str, Tensor]) -> Preset:
     return Preset().replace(**shape, bn_eps=0.0 if published else 1e-5, category_ids=ids, categories=names)
 
 
-def architecture_of(state: dict[str, Tensor]) -> dict[str, Any]:
+def architecture_of(state: State) -> dict[str, Any]:
     """The fields of a preset that can be read off the shapes of tensors under torchvision's names.
 
     Raises:
-        WeightsError: these are not the keys of a Mask R-CNN with an FPN.
+        WeightsError: keys that this takes, or predictors, are missing or have other numbers of dimensions; all
+            of them are named.
     """
-    wanted = ("backbone.body.conv1.weight", "rpn.head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight")
-    if missing := [k for k in wanted if k not in state]:
-        raise WeightsError(
-            f"not a torchvision Mask R-CNN with an FPN: no {', '.join(missing)}; "
-            f"its keys begin {', '.join(sorted(state)[:3])}"
-        )
-    state = _Complete(state)
-    blocks = tuple(_count(state, rf"^backbone\.body\.layer{s}\.(\d+)\.conv1\.weight$") for s in (1, 2, 3, 4))
-    bottleneck = "backbone.body.layer1.0.conv3.weight" in state
-    last = "conv3" if bottleneck else "conv2"
-    inner = [state[f"backbone.body.layer{s}.0.conv2.weight"].shape for s in (1, 2, 3, 4)]
-    masks = _count(state, r"^roi_heads\.mask_head\.(\d+)\.0\.weight$")
+    blocks = tuple(_count(state, rf"backbone\.body\.layer{s}\.(\d+)\.") for s in (1, 2, 3, 4))
+    bottleneck = any(re.match(r"backbone\.body\.layer\d\.\d+\.conv3\.", k) for k in state)
+    inner = [f"backbone.body.layer{s}.0.conv2.weight" for s in (1, 2, 3, 4)]
+    last = [k.replace("conv2", "conv3") if bottleneck else k for k in inner]
+    mask_convs = max(1, _count(state, r"roi_heads\.mask_head\.(\d+)\.0\."))
+    masks = [f"roi_heads.mask_head.{i}.0.weight" for i in range(mask_convs)]
+    stem, inner_block = "backbone.body.conv1.weight", "backbone.fpn.inner_blocks.0.0.weight"
+    upsample = "roi_heads.mask_predictor.conv5_mask.weight"
+    convolutions = (stem, *inner, *last, inner_block, "rpn.head.cls_logits.weight", *masks, upsample)
+    check_dimensions(state, dict.fromkeys(convolutions, 4) | _box_head_dimensions(state) | _PREDICTORS)
+    wide, grouped = state[inner[0]].shape[:2]
     return {
         "name": f"mask_rcnn_{'-'.join(map(str, blocks))}",
         "blocks": blocks,
-        "trunk_channels": tuple(state[f"backbone.body.layer{s}.0.{last}.weight"].shape[0] for s in (1, 2, 3, 4)),
-        "trunk_widths": tuple(shape[0] for shape in inner),
-        "stem": state["backbone.body.conv1.weight"].shape[0],
+        "trunk_channels": tuple(state[k].shape[0] for k in last),
+        "trunk_widths": tuple(state[k].shape[0] for k in inner),
+        "stem": state[stem].shape[0],
         "bottleneck": bottleneck,
-        "groups": inner[0][0] // inner[0][1] if bottleneck else 1,
+        "groups": wide // grouped if bottleneck else 1,
         "frozen_bn": not any(k.startswith("backbone.body") and k.endswith("num_batches_tracked") for k in state),
-        "fpn_channels": state["backbone.fpn.inner_blocks.0.0.weight"].shape[0],
-        "fpn_norm": "backbone.fpn.inner_blocks.0.1.weight" in state,
-        "rpn_convs": _count(state, r"^rpn\.head\.conv\.(\d+)\.0\.weight$"),
-        "mask_channels": tuple(state[f"roi_heads.mask_head.{i}.0.weight"].shape[0] for i in range(masks)),
-        "mask_norm": "roi_heads.mask_head.0.1.weight" in state,
-        "mask_hidden": state["roi_heads.mask_predictor.conv5_mask.weight"].shape[1],
+        "fpn_channels": state[inner_block].shape[0],
+        "fpn_norm": any(re.match(r"backbone\.fpn\.inner_blocks\.\d+\.1\.", k) for k in state),
+        "rpn_convs": _count(state, r"rpn\.head\.conv\.(\d+)\.0\."),
+        "mask_channels": tuple(state[k].shape[0] for k in masks),
+        "mask_norm": any(re.match(r"roi_heads\.mask_head\.\d+\.1\.", k) for k in state),
+        "mask_hidden": state[upsample].shape[1],
     } | _box_head(state)
 
 
-def _box_head(state: dict[str, Tensor]) -> dict[str, Any]:
+def _box_head_dimensions(state: State) -> dict[str, int]:
+    """The keys that `_box_head` takes, with their numbers of dimensions."""
+    convs = _count(state, _BOX_CONV)
+    return {f"roi_heads.box_head.{i}.0.weight": 4 for i in range(convs)} or {"roi_heads.box_head.fc6.weight": 2}
+
+
+def _box_head(state: State) -> dict[str, Any]:
     """Two named linear layers, or a sequence of convolutions, a flattening and linear layers (V2)."""
-    if not any(k.startswith("roi_heads.box_head.0.0.") for k in state):
+    convs = _count(state, _BOX_CONV)
+    if not convs:
         return {"box_hidden": state["roi_heads.box_head.fc6.weight"].shape[0]}
-    convs = _count(state, r"^roi_heads\.box_head\.(\d+)\.0\.weight$")
-    linear = sorted(int(k.split(".")[2]) for k in state if re.match(r"^roi_heads\.box_head\.\d+\.weight$", k))
     return {
         "box_convs": tuple(state[f"roi_heads.box_head.{i}.0.weight"].shape[0] for i in range(convs)),
-        "box_layers": len(linear),
+        "box_layers": _count(state, r"roi_heads\.box_head\.(\d+)\.(?:weight|bias)$"),
         "box_hidden": state["roi_heads.box_predictor.cls_score.weight"].shape[1],
     }
 
 
-class _Complete(dict[str, Tensor]):
-    """A state dict that says which key it lacks."""
-
-    def __missing__(self, key: str) -> Tensor:
-        raise WeightsError(f"no {key} in this state dict: not a whole torchvision Mask R-CNN")
-
-
-def _count(state: dict[str, Tensor], pattern: str) -> int:
-    return sum(bool(re.match(pattern, k)) for k in state)
+def _count(state: State, pattern: str) -> int:
+    """How many members of a sequence have any tensor: one that lacks some is still there, so that they are named."""
+    return len({match[1] for k in state if (match := re.match(pattern, k))})
 
 
 def _classes(outputs: int) -> tuple[tuple[int, ...], tuple[str, ...]]:

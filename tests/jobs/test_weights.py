@@ -121,3 +121,22 @@ def test_convert_refuses_what_does_not_fit(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "backbone.body.extra.weight" in result.output
     assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_convert_replaces_a_file_only_if_asked(checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "w.safetensors"
+    target.write_text("precious")
+    refused = run("convert", checkpoint, target)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert target.read_text() == "precious"
+    assert run("convert", checkpoint, target, "--overwrite").exit_code == 0
+    assert read_checkpoint(target).preset == TINY
+
+
+def test_convert_to_a_folder_that_is_not_there_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "nowhere" / "w.safetensors"
+    result = run("convert", checkpoint, target)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: cannot write {target}: ")
+    assert len(result.stderr.splitlines()) == 1

@@ -224,8 +224,21 @@ def test_options_that_do_not_exist(options: dict, reason: str) -> None:
 
 
 def test_a_box_beyond_any_image() -> None:
-    with pytest.raises(RleError, match="no RLE"):
+    with pytest.raises(RleError, match=r"boxes .* have no RLE"):
         encode(torch.ones(1, 28, 28), torch.tensor([[1.0, 1.0, 5e18, 5.0]]), 10, 10)
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 10), (10, 0), (-3, -3), (70_000, 70_000)])
+def test_an_image_that_no_rle_has(height: int, width: int) -> None:
+    with pytest.raises(RleError, match=f"an image of {height}x{width} has no RLE"):
+        encode(torch.ones(1, 28, 28), torch.tensor([[1.0, 1.0, 5.0, 5.0]]), height, width)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_tensors_of_other_types(dtype: torch.dtype) -> None:
+    masks = torch.rand(3, 28, 28, generator=torch.Generator().manual_seed(2)).to(dtype)
+    boxes = torch.tensor([[3, 4, 40, 30], [0, 0, 9, 9], [20, 5, 64, 48]]).to(dtype)
+    assert encode(masks, boxes, 48, 64) == counts(pasted(masks.float(), boxes.float(), 48, 64, 0.5))
 
 
 def test_no_instances() -> None:
@@ -259,7 +272,14 @@ def test_a_mask_with_nan() -> None:
 
 @pytest.mark.parametrize(
     ("masks", "boxes"),
-    [((2, 28, 28), (3, 4)), ((2, 28, 28), (2, 5)), ((28, 28), (1, 4)), ((1, 1, 28, 28), (1, 4)), ((1, 28, 14), (1, 4))],
+    [
+        ((2, 28, 28), (3, 4)),
+        ((2, 28, 28), (2, 5)),
+        ((28, 28), (1, 4)),
+        ((1, 1, 28, 28), (1, 4)),
+        ((1, 28, 14), (1, 4)),
+        ((1, 0, 0), (1, 4)),
+    ],
 )
 def test_shapes_that_disagree(masks: tuple[int, ...], boxes: tuple[int, ...]) -> None:
     with pytest.raises(RleError, match=r"\(N, 4\)"):
