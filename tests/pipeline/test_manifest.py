@@ -82,7 +82,7 @@ def test_only_a_manifest_that_is_named_is_one(tmp_path: Path) -> None:
         ("l.txt", "x.png\n", "url", "--column url is of a table"),
         ("l.txt", "\n# nothing\n", None, "no images"),
         ("l.txt", "nosuch://x/y.png\n", None, "nosuch"),
-        ("l.txt", "gs://x/y.png\n", None, "pip install gcsfs"),
+        ("l.txt", "gs://x/y.png\n", None, r"pip install 'maskfleet\[gs\]'"),
         ("l.txt", "missing.tar\n", None, "no such file"),
     ],
 )
