@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 
 from pipeline.errors import InputError
 
-EXTRAS = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
+PACKAGES = {"gs": "'maskfleet[gs]'", "az": "'maskfleet[az]'", "hf": "huggingface_hub"}  # by family, for pip
 FAMILIES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}  # protocols of one kind of store
 
 
@@ -55,8 +55,9 @@ class Place:
             defaults = DEFAULTS.get(family(self.protocol), {})
             return fsspec.filesystem(self.protocol, **defaults | _chosen(self.options, self.protocol))
         except ImportError:
-            package = EXTRAS.get(self.protocol, f"the fsspec package for {self.protocol}")
-            raise InputError(f"{self.url}: this kind of storage needs {package}: pip install {package}") from None
+            package = PACKAGES.get(family(self.protocol))
+            remedy = f"pip install {package}" if package else f"install the fsspec package for {self.protocol}"
+            raise InputError(f"{self.url}: this kind of storage needs another package: {remedy}") from None
         except ValueError as error:
             raise InputError(f"{self.url}: {error}") from None
 

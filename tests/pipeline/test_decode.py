@@ -96,6 +96,15 @@ def test_flat_sixteen_bit_image_is_black() -> None:
     assert not decoded(stored(Image.fromarray(np.full((5, 5), 777, np.uint16)), "PNG")).any()
 
 
+def test_of_several_frames_the_first_counts() -> None:
+    frames = [Image.fromarray(np.roll(PIXELS, shift, 2)).quantize(16) for shift in range(3)]
+    first = np.asarray(frames[0].convert("RGB"))
+    data = stored(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert Image.open(io.BytesIO(data)).n_frames == 3
+    assert np.array_equal(decoded(data), first)
+    assert np.array_equal(cropper(open_image(data, 600))((3, 5, 21, 14)), first[5:14, 3:21])
+
+
 def test_cmyk_jpeg() -> None:
     smooth = Image.fromarray(PIXELS).resize((90, 60), Image.Resampling.BICUBIC)
     got = decoded(stored(smooth.convert("CMYK"), "JPEG", quality=95))

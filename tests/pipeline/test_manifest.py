@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from s3fs import S3FileSystem
 from shards import parquet_of, tar_of
 from test_inputs import containers
 
+from pipeline import catalog
+from pipeline.contents import fetched
+from pipeline.decode import open_image, to_rgb
 from pipeline.errors import InputError
+from pipeline.inputs import containers as batches
+from pipeline.source import rows_of
 from pipeline.storage import place
 
 ENTRIES = ["a b.png", "deep/é.jpg", "../up.png", "/abs/c.tif", "s3://bucket/d.png", "https://host/e.jpg?size=1"]
@@ -74,7 +82,7 @@ def test_only_a_manifest_that_is_named_is_one(tmp_path: Path) -> None:
         ("l.txt", "x.png\n", "url", "--column url is of a table"),
         ("l.txt", "\n# nothing\n", None, "no images"),
         ("l.txt", "nosuch://x/y.png\n", None, "nosuch"),
-        ("l.txt", "gs://x/y.png\n", None, "pip install gcsfs"),
+        ("l.txt", "gs://x/y.png\n", None, r"pip install 'maskfleet\[gs\]'"),
         ("l.txt", "missing.tar\n", None, "no such file"),
     ],
 )
@@ -104,3 +112,21 @@ def test_a_manifest_in_a_bucket_may_name_shards(bucket: tuple[S3FileSystem, str]
     ]
     assert found[1].size == fs.size(f"{name}/shards/s.tar")
     assert found[1].version == fs.info(f"{name}/shards/s.tar")["ETag"].strip('"')
+
+
+def test_images_of_one_manifest_may_lie_on_several_stores(bucket: tuple[S3FileSystem, str], tmp_path: Path) -> None:
+    _, name = bucket
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 3), np.uint8)
+    uris = [f"s3://{name}/0.png", str(tmp_path / "1.png"), f"s3://{name}/2.png", str(tmp_path / "3.png")]
+    for uri, image in zip(uris, pixels, strict=True):
+        data = io.BytesIO()
+        Image.fromarray(image).save(data, "PNG")
+        place(uri).put(data.getvalue())
+    (tmp_path / "l.txt").write_text("\n".join(uris))
+    output = place(tmp_path / "out")
+    assert catalog.update(output, batches([place(tmp_path / "l.txt")], output), catalog.NONE) == 4
+    (work,) = catalog.slices(output, catalog.NONE, 64, 32 << 20)
+    got = {r["uri"]: r["data"] for t in fetched(rows_of(output, work), {}) for r in t.to_pylist()}
+    assert got.keys() == set(uris)
+    for uri, image in zip(uris, pixels, strict=True):
+        assert np.array_equal(to_rgb(open_image(got[uri], 600)), image)

@@ -33,8 +33,12 @@ def test_put_and_list(tmp_path: Path) -> None:
 def test_unknown_stores_and_missing_packages_say_what_to_do() -> None:
     with pytest.raises(InputError, match="nosuch://x"):
         _ = place("nosuch://x/y").fs
-    with pytest.raises(InputError, match="pip install gcsfs"):
+    with pytest.raises(InputError, match=r"pip install 'maskfleet\[gs\]'"):
         _ = place("gs://bucket/x").fs
+    with pytest.raises(InputError, match=r"pip install 'maskfleet\[az\]'"):
+        _ = place("abfs://bucket/x").fs
+    with pytest.raises(InputError, match="install the fsspec package for gdrive"):
+        _ = place("gdrive://bucket/x").fs
 
 
 def test_options_are_not_shown() -> None:
