@@ -52,13 +52,19 @@ class Place:
         try:
             if self.protocol == "file":
                 return fsspec.filesystem("file", auto_mkdir=True)
-            defaults = DEFAULTS.get(family(self.protocol), {})
-            return fsspec.filesystem(self.protocol, **defaults | _chosen(self.options, self.protocol))
+            return fsspec.filesystem(self.protocol, **self.chosen)
         except ImportError:
             package = EXTRAS.get(self.protocol, f"the fsspec package for {self.protocol}")
             raise InputError(f"{self.url}: this kind of storage needs {package}: pip install {package}") from None
         except ValueError as error:
             raise InputError(f"{self.url}: {error}") from None
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The options for this store, for fsspec: ours, and of `options` those meant for it."""
+        if self.protocol == "file":
+            return {}
+        return DEFAULTS.get(family(self.protocol), {}) | _chosen(self.options, self.protocol)
 
     @property
     def path(self) -> str:
