@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,11 @@ class Content:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
-def read_bytes(location: str) -> bytes:
+def read_bytes(location: str, storage: Mapping[str, Any] | None = None) -> bytes:
     """The bytes of a path or URI.
+
+    Args:
+        storage: fsspec's options for the store of a URI, beyond what the environment says.
 
     Raises:
         WeightsError: it cannot be read.
@@ -53,13 +57,13 @@ def read_bytes(location: str) -> bytes:
     import fsspec
 
     try:
-        with fsspec.open(location, "rb") as file:
+        with fsspec.open(location, "rb", **(storage or {})) as file:
             return file.read()
     except Exception as error:  # every store has errors of its own
         raise WeightsError(f"cannot read weights {shown(location)}: {type(error).__name__}") from None
 
 
-def beside(location: str, names: list[str]) -> tuple[str, bytes] | None:
+def beside(location: str, names: list[str], storage: Mapping[str, Any] | None = None) -> tuple[str, bytes] | None:
     """The first of these files that lies in the same folder, with its content."""
     folder = location[: location.rfind("/") + 1] if "://" in location else str(Path(location).parent) + os.sep
     if "?" in location or location.startswith(("http:", "https:")):
@@ -68,7 +72,7 @@ def beside(location: str, names: list[str]) -> tuple[str, bytes] | None:
         if "://" not in location and not Path(folder + name).is_file():
             continue
         try:
-            return name, read_bytes(folder + name)
+            return name, read_bytes(folder + name, storage)
         except WeightsError:
             if "://" not in location:
                 raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,17 +51,18 @@ def shipped_names() -> list[str]:
     return sorted(p.stem for p in SHIPPED.glob("*.safetensors"))
 
 
-def read_checkpoint(weights: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(weights: str | os.PathLike[str], storage: Mapping[str, Any] | None = None) -> Checkpoint:
     """Reads a checkpoint's tensors and preset; one of another family is brought into our layout.
 
     Args:
         weights: a shipped name, a path or a URI; "coco" or "coco-v2" for torchvision's published weights.
+        storage: fsspec's options for the store of a URI, beyond what the environment says.
 
     Raises:
         WeightsError: there is none, it is no checkpoint, or of a layout this version does not know.
     """
     location = _location(str(weights))
-    data = read_bytes(location)
+    data = read_bytes(location, storage)
     digest = hashlib.sha256(data).hexdigest()
     content = parse(data, shown(location))
     provenance = _provenance(content.metadata.get("provenance", "{}"), location)
@@ -68,18 +70,20 @@ def read_checkpoint(weights: str | os.PathLike[str]) -> Checkpoint:
         if preset_json := content.metadata.get("preset"):
             state, preset = content.state, Preset.from_json(preset_json)
         else:
-            state, preset, provenance = _imported(content, location)
+            state, preset, provenance = _imported(content, location, storage)
     except (WeightsError, PresetError) as error:
         raise WeightsError(f"{shown(location)}: {error}") from None
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     return Checkpoint(state, preset, digest, provenance)
 
 
-def _imported(content: Content, location: str) -> tuple[dict[str, Tensor], Preset, dict[str, Any]]:
+def _imported(
+    content: Content, location: str, storage: Mapping[str, Any] | None
+) -> tuple[dict[str, Tensor], Preset, dict[str, Any]]:
     """Tensors and preset of a foreign checkpoint, recognised by its keys, and what was taken for granted."""
     name = location.rstrip("/").rpartition("/")[2]
     if is_detectron2(content.state):
-        found = beside(location, [f"{name.rpartition('.')[0]}.yaml", "config.yaml"])
+        found = beside(location, [f"{name.rpartition('.')[0]}.yaml", "config.yaml"], storage)
         config = parse_config(found[1], found[0]) if found else None
         said = f"conventions of {found[0]}" if found else "no config.yaml beside it: conventions of the model zoo"
         return *from_detectron2(content.state, config), {"imported_from": "detectron2", "note": said}

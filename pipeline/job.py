@@ -28,6 +28,7 @@ from pipeline.readback import counts
 from pipeline.record import Spent, kept, measured, versions
 from pipeline.segment import Network
 from pipeline.stopping import Stopper
+from pipeline.storage import place
 from pipeline.watching import Allowance, watched
 
 __all__ = ["Options", "Watcher", "plan_of", "run"]
@@ -117,7 +118,7 @@ def plan_of(options: Options, watcher: Watcher) -> dict[str, Any]:
 
 def _checked(options: Options) -> tuple[Checkpoint, Preset]:
     """The weights and their preset, known to fit each other and what can be stored."""
-    weights = read_checkpoint(options.weights)
+    weights = read_checkpoint(options.weights, place(options.weights, options.output.options).chosen)
     preset = weights.preset.replace(**options.overrides)
     build(weights, preset)
     resolve_precision(options.precision, torch.device("cpu"), options.compiled)

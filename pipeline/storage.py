@@ -52,14 +52,20 @@ class Place:
         try:
             if self.protocol == "file":
                 return fsspec.filesystem("file", auto_mkdir=True)
-            defaults = DEFAULTS.get(family(self.protocol), {})
-            return fsspec.filesystem(self.protocol, **defaults | _chosen(self.options, self.protocol))
+            return fsspec.filesystem(self.protocol, **self.chosen)
         except ImportError:
             package = PACKAGES.get(family(self.protocol))
             remedy = f"pip install {package}" if package else f"install the fsspec package for {self.protocol}"
             raise InputError(f"{self.url}: this kind of storage needs another package: {remedy}") from None
         except ValueError as error:
             raise InputError(f"{self.url}: {error}") from None
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The options for this store, for fsspec: ours, and of `options` those meant for it."""
+        if self.protocol == "file":
+            return {}
+        return DEFAULTS.get(family(self.protocol), {}) | _chosen(self.options, self.protocol)
 
     @property
     def path(self) -> str:

@@ -24,6 +24,7 @@ from typer.testing import CliRunner, Result
 
 from jobs.main import app
 from model import load_model
+from model.load import SHIPPED
 from pipeline.schema import RESULTS, description_of
 
 pytestmark = pytest.mark.slow
@@ -226,6 +227,26 @@ def test_s3_that_cannot_be_used_is_one_line_without_the_secret(
     assert url in done.stderr
     assert "Traceback" not in done.stderr
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in done.stderr
+
+
+@pytest.mark.parametrize("to", ["s3", "a disk"])
+def test_storage_options_reach_the_weights(
+    to: str, bucket: tuple[S3FileSystem, str], plate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    s3, name = bucket
+    s3.put(str(SHIPPED / "nuclei.safetensors"), f"{name}/nuclei.safetensors")
+    keys = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "endpoint_url": "AWS_ENDPOINT_URL_S3"}
+    given = [
+        part for key, variable in keys.items() for part in ("--storage-option", f"s3.{key}={os.environ[variable]}")
+    ]
+    for variable in keys.values():
+        monkeypatch.delenv(variable)
+    output = f"s3://{name}/out" if to == "s3" else tmp_path / "out"
+    arguments = (plate, output, "--weights", f"s3://{name}/nuclei.safetensors", "--plan", "--limit", 1, "--json")
+    assert "cannot read weights" in planned(*arguments).stderr
+    done = planned(*arguments, *given)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["sample"]["images"] == 1
 
 
 def test_interrupt_says_that_nothing_is_lost(plate: Path, tmp_path: Path) -> None:
