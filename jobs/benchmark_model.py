@@ -98,7 +98,11 @@ def _networks(weights: str, image: np.ndarray) -> tuple[Checkpoint, TorchvisionM
     if weights != RANDOM:
         checkpoint = read_checkpoint(weights)
         network = build_torchvision(checkpoint.preset).eval()
-        network.load_state_dict(checkpoint.state, strict=False)
+        shapes = {k: v.shape for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+        state = {k: v for k, v in checkpoint.state.items() if not k.endswith("num_batches_tracked")}
+        if checkpoint.preset.family != "torchvision" or shapes != {k: v.shape for k, v in state.items()}:
+            fail(f"{weights}: torchvision's Mask R-CNN of the V1 design cannot hold these weights", USAGE)
+        network.load_state_dict(state, strict=False)  # without counters, which inference does not use
         return checkpoint, network
     torch.manual_seed(0)
     ids = tuple(range(1, 91))  # as many outputs as torchvision's COCO weights have

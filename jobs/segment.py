@@ -140,8 +140,9 @@ def segment(
         typer.Option(
             min=32,
             metavar="SIZE",
-            help="Cut images larger than this into tiles of SIZE pixels, each seen like an image of its own; objects "
-            "that several tiles saw are made one. --max-detections is then of a tile.",
+            help="Cut images larger than this into tiles of SIZE pixels, each scaled and seen like an image of its "
+            "own: choose about the size of the images that the weights were trained on (256 for nuclei). Objects that "
+            "several tiles saw are made one. --max-detections is then of a tile.",
         ),
     ] = None,
     overlap: Annotated[

@@ -49,8 +49,8 @@ class Detections:
 class MaskRCNN(nn.Module):
     """The network. Build one with `model.load_model`.
 
-    Layers run in `dtype`; what passes between them (features, deltas, boxes) is float32, because boxes
-    and pooling lose a point of AP in half precision and the layers themselves lose none.
+    Layers run in `dtype`, and features stay in it, pooled ones too. Scores, deltas, boxes, the coordinates at
+    which features are pooled, and masks are float32: in half precision a coordinate is off by pixels.
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -172,9 +172,14 @@ class MaskRCNN(nn.Module):
         Args:
             images: uint8 (H, W, 3) RGB.
             sizes: original (height, width) of images that `model.transform.shrink` has already reduced.
-            batch_size: most images in one forward pass; they share one only at the same padded shape.
+            batch_size: most images in one forward pass, at least 1; they share one only at the same padded shape.
+
+        Raises:
+            ValueError: an image of another type or shape, or without pixels; or a batch size below 1.
         """
-        tensors = [torch.as_tensor(np.ascontiguousarray(i) if isinstance(i, np.ndarray) else i) for i in images]
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it is at least 1")
+        tensors = [_checked(image, i) for i, image in enumerate(images)]
         sizes = sizes or [(t.shape[0], t.shape[1]) for t in tensors]
         resized = [resized_size(*size, self.preset) for size in sizes]
         results: dict[int, Detections] = {}
@@ -189,6 +194,16 @@ class MaskRCNN(nn.Module):
             found = self(batch, inner.to(self.device, non_blocking=True))
             results.update(zip(chosen, _split(found, inner, outer), strict=True))
         return [results[i] for i in range(len(images))]
+
+
+def _checked(image: np.ndarray | Tensor, number: int) -> Tensor:
+    """The image as a tensor, known to be uint8 (H, W, 3): other types would be read as 0..255 all the same."""
+    if str(image.dtype).removeprefix("torch.") != "uint8" or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(
+            f"image {number} is {image.dtype} {tuple(image.shape)}; it must be uint8 (H, W, 3), RGB from 0 to 255, "
+            "with H and W at least 1"
+        )
+    return torch.as_tensor(np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image)
 
 
 def batches(sizes: Sequence[tuple[int, int]], preset: Preset, batch_size: int) -> list[list[int]]:

@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -494,6 +496,18 @@ def test_precisions(state: State) -> None:
     auto = load_model(fitting_preset(state), device="cpu")
     assert auto.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[resolve_precision("auto", torch.device("cpu"))]
     assert auto.device.type == "cpu"
+
+
+def test_compiling_without_a_compiler() -> None:
+    code = (
+        "import torch; from model import WeightsError; from model.load import resolve_precision\n"
+        "try: resolve_precision('auto', torch.device('cpu'), compiled=True)\n"
+        "except WeightsError as error: print(error)"
+    )
+    nothing = os.environ | {"PATH": "/nowhere", "CXX": "/nowhere/g++"}
+    done = subprocess.run([sys.executable, "-c", code], env=nothing, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("no C++ compiler")
+    assert len(done.stdout.splitlines()) == 1
 
 
 def test_a_checkpoint_serves_more_than_once(state: State) -> None:

@@ -199,3 +199,28 @@ def test_shrunk_images_give_boxes_in_original_pixels(checkpoint: Checkpoint, pix
         assert found.boxes.max() > reduced[0].shape[1]  # well past the reduced image
         assert matched(found, expected) > 0.7
         torch.testing.assert_close(found.scores[:3], expected.scores[:3], rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.ones((30, 40, 3), np.float32),
+        np.ones((30, 40, 3), np.uint16),
+        torch.ones(30, 40, 3),
+        np.ones((30, 40), np.uint8),
+        np.ones((30, 40, 4), np.uint8),
+        np.ones((3, 30, 40), np.uint8),
+        np.ones((0, 5, 3), np.uint8),
+        np.ones((5, 0, 3), np.uint8),
+    ],
+    ids=lambda image: f"{image.dtype} {tuple(image.shape)}",
+)
+def test_what_is_no_image_is_refused_by_number(checkpoint: Checkpoint, image: np.ndarray | torch.Tensor) -> None:
+    network = load_model(checkpoint, precision="fp32", device="cpu")
+    with pytest.raises(ValueError, match=r"image 1 is .*uint8 \(H, W, 3\)"):
+        network.predict([np.ones((30, 40, 3), np.uint8), image])
+
+
+def test_a_batch_of_none(checkpoint: Checkpoint, pixels: Photos) -> None:
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        load_model(checkpoint, precision="fp32", device="cpu").predict([pixels["small"]], batch_size=0)
