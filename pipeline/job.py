@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from model import Checkpoint, read_checkpoint
 from model.load import build, resolve_precision
 from model.preset import Preset
-from pipeline import catalog, checkpoint, cluster, inputs, plan, results
+from pipeline import catalog, checkpoint, cluster, inputs, plan, results, sizing
 from pipeline.casualties import Casualties
 from pipeline.errors import InputError
 from pipeline.estimate import estimate
@@ -206,7 +206,7 @@ def _segment(
         ray.put(weights), options.precision, options.compiled, options.tiling, options.nvjpeg, options.overrides
     )
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
-    resources = cluster.resources(options.workers, options.gpus_per_worker, options.batch_size, watcher.phase)
+    resources = sizing.resources(options.workers, options.gpus_per_worker, options.batch_size, watcher.phase)
     watcher.phase(f"segmenting {left:,} images")
     progress, casualties = Progress.start(), Casualties.start()
     try:
