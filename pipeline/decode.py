@@ -29,7 +29,7 @@ from pipeline.storage import one_line
 
 Image.init()  # all decoders, so that `formats` may name them
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below, and is an error row rather than a warning
-BLOCK = 32 << 20  # bytes after which a task ends a block and begins another
+BLOCK = 32 << 20  # bytes after which a task ends a block and begins another, at most
 Opened = Image.Image | tiff.Channels | png.DeepPng
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of one channel of more than 8 bits
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -67,9 +67,10 @@ class Decode:
         nvjpeg: bool,
         progress: Progress,
         casualties: Casualties,
+        block: int,
     ) -> None:
         self.preset, self.max_pixels, self.tiling, self.nvjpeg = preset, max_pixels, tiling, nvjpeg
-        self.progress, self.casualties = progress, casualties
+        self.progress, self.casualties, self.block = progress, casualties, block
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         torch.set_num_threads(1)  # many of these tasks run side by side
@@ -80,7 +81,7 @@ class Decode:
                 rows: list[dict[str, Any]] = []
                 size = 0
                 with self.progress.stage("decode") as passed:
-                    while waiting and size < BLOCK:
+                    while waiting and size < self.block:
                         row = waiting.pop()
                         with alone(row["image_id"]) as error:
                             rows.append(self._decode(row if error is None else row | {"error": error}))

@@ -16,7 +16,7 @@ from ray.data import DataContext
 from model import Checkpoint, read_checkpoint
 from model.load import build, resolve_precision
 from model.preset import Preset
-from pipeline import account, catalog, checkpoint, cluster, plan
+from pipeline import account, catalog, checkpoint, cluster, plan, sizing
 from pipeline.blame import blamed
 from pipeline.casualties import Casualties
 from pipeline.errors import InputError
@@ -146,7 +146,7 @@ def _segment(
         ray.put(weights), options.precision, options.compiled, options.tiling, options.nvjpeg, options.overrides
     )
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
-    resources = cluster.resources(options.workers, options.gpus_per_worker, options.batch_size, watcher.phase)
+    resources = sizing.resources(options.workers, options.gpus_per_worker, options.batch_size, watcher.phase)
     watcher.phase(f"segmenting {left:,} images")
     progress, casualties = Progress.start(), Casualties.start()
     share, ended = options.max_error_rate, False

@@ -10,12 +10,12 @@ import ray
 from model.preset import Preset
 from pipeline.casualties import Casualties
 from pipeline.catalog import Slice
-from pipeline.cluster import Resources
 from pipeline.decode import Decode
 from pipeline.encode import Encode
 from pipeline.fetch import Fetch
 from pipeline.progress import Progress
 from pipeline.segment import Network, Segment
+from pipeline.sizing import Resources
 from pipeline.source import CatalogSource
 from pipeline.storage import Place
 from pipeline.whole_files import sink
@@ -35,6 +35,7 @@ def execute(
 ) -> None:
     """Runs the job to its end; see the stages for what a row is between them."""
     progress.owes(sum(len(s.rows) for s in work))
+    ray.data.DataContext.get_current().target_max_block_size = resources.block
     light = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": resources.task_cpus, "zero_copy_batch": True}
     dataset = ray.data.read_datasource(
         CatalogSource(output, work),
@@ -42,7 +43,7 @@ def execute(
         num_cpus=resources.task_cpus,
     )
     dataset = dataset.map_batches(Fetch(output.options, progress, casualties), **light)
-    decode = Decode(preset, max_pixels, network.tiling, network.nvjpeg, progress, casualties)
+    decode = Decode(preset, max_pixels, network.tiling, network.nvjpeg, progress, casualties, resources.block)
     dataset = dataset.map_batches(decode, **light)
     dataset = dataset.map_batches(
         Segment,

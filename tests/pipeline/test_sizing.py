@@ -1,0 +1,139 @@
+"""How the actor pool is sized: never so that the tasks which feed it have no room."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.sizing import LIGHT_CPUS, actors_on, on_cpus, on_gpus
+
+NODES = st.lists(st.integers(1, 128), min_size=1, max_size=6)
+
+
+def held(cores: list[int], claim: float, beside: float = 0.0) -> list[int]:
+    """Actors of such a claim for which each node has room, with so many cores free beside them."""
+    return [int((n - beside) / claim + 1e-9) for n in cores]
+
+
+@given(NODES, st.none() | st.integers(1, 64))
+def test_light_tasks_fit_beside_the_actors_of_each_node(cores: list[int], workers: int | None) -> None:
+    chosen = on_cpus((workers, workers) if workers else None, cores, 8)
+    actors = chosen.pool.max_size
+    assert chosen.num_cpus > 0
+    assert chosen.num_cpus < 1 or chosen.num_cpus == int(chosen.num_cpus)  # Ray takes fractions below one only
+    assert sum(held(cores, chosen.num_cpus, LIGHT_CPUS)) >= actors
+    assert any(held(cores, chosen.num_cpus))
+    assert 1 <= chosen.threads <= max(cores)
+    assert workers in (None, actors)
+
+
+@given(NODES.filter(lambda cores: min(cores) >= 2))
+def test_most_cores_compute_whatever_the_nodes_are(cores: list[int]) -> None:
+    chosen = on_cpus(None, cores, 8)
+    used = chosen.pool.max_size * chosen.threads
+    assert sum(cores) / 2 <= used <= sum(cores)
+    assert chosen.threads <= 8
+
+
+@pytest.mark.parametrize(
+    ("cores", "actors", "threads"),
+    [
+        ([2, 64], 8, 8),  # two cores for light tasks alone
+        ([4, 16, 16], 4, 8),
+        ([4, 4, 4, 4, 16], 8, 4),  # too many small ones to leave them out
+        ([16, 16], 4, 8),
+        ([12], 2, 6),
+    ],
+)
+def test_actors_of_unlike_nodes(cores: list[int], actors: int, threads: int) -> None:
+    chosen = on_cpus(None, cores, 8)
+    assert (chosen.pool.max_size, chosen.threads) == (actors, threads)
+
+
+def test_so_many_actors_as_asked_for_are_as_large_as_they_can_be() -> None:
+    few, many = (on_cpus((1, n), [4, 16, 16], 8) for n in (2, 9))
+    assert (few.pool.min_size, few.pool.max_size, few.threads, few.num_cpus) == (1, 2, 16, 15)
+    assert (many.pool.max_size, many.threads) == (9, 4)
+
+
+def test_two_cores_are_one_actor_on_both() -> None:
+    chosen = on_cpus(None, [2], 8)
+    assert (chosen.pool.max_size, chosen.num_cpus, chosen.threads) == (1, 1, 2)
+
+
+def test_a_large_machine_has_actors_of_eight_threads() -> None:
+    chosen = on_cpus(None, [64], 8)
+    assert (chosen.pool.max_size, chosen.threads) == (8, 8)
+
+
+def test_gpu_actors_claim_no_core_and_may_grow() -> None:
+    chosen = on_gpus((1, None), 0.5, 16)
+    assert (chosen.num_gpus, chosen.num_cpus) == (0.5, 0)
+    assert chosen.pool.min_size == 1
+
+
+def test_windows_and_blocks_fit_a_small_object_store() -> None:
+    """300 MB hold eight windows of 11 large images, shared by the actors of the node; a batch is the least."""
+    code = (
+        "import ray; from pipeline.sizing import resources; "
+        "ray.init('local', num_cpus=1, num_gpus=4, object_store_memory=300_000_000, include_dashboard=False, "
+        "log_to_driver=False); "
+        "print(*(resources(None, gpus, batch, print).window for gpus, batch in ((4, 2), (2, 2), (1, 2), (1, 16))), "
+        "resources(None, None, None, print).block)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    *windows, block = map(int, done.stdout.split()[-5:])
+    assert windows == [8, 5, 2, 16]  # one actor of four batches, two, four, four
+    assert block == 300_000_000 // 64
+
+
+def test_an_actor_has_its_gpus_on_one_node_and_a_fraction_on_one_gpu() -> None:
+    assert actors_on([1, 1, 1], 2) == 0
+    assert actors_on([4, 1, 3], 2) == 3
+    assert actors_on([2, 1], 0.5) == 6
+    assert actors_on([4], 0.3) == 12
+    assert actors_on([], 1) == 0
+
+
+def sized(gpus: int, *asked: float | None) -> list[str]:
+    """What is said, refused and chosen with so many logical GPUs: on this machine, then as a cluster."""
+    code = (
+        "import os, ray; from pipeline.sizing import resources; from pipeline.errors import InputError\n"
+        f"ray.init('local', num_cpus=2, num_gpus={gpus}, include_dashboard=False, log_to_driver=False)\n"
+        "os.environ.pop('RAY_ADDRESS', None); os.environ.pop('RAY_JOB_ID', None)\n"
+        "for on_a_cluster in (False, True):\n"
+        f"  for asked in {asked}:\n"
+        "    if on_a_cluster: os.environ['RAY_JOB_ID'] = '01000000'\n"
+        "    try: chosen = resources(None, asked, None, lambda text: print('#', text))\n"
+        "    except InputError as error: print('#', error)\n"
+        "    else: print('#', chosen.num_gpus, chosen.num_cpus, chosen.pool.initial_size, chosen.pool.max_size)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [line[2:] for line in done.stdout.splitlines() if line.startswith("# ")]
+
+
+def test_gpus_that_are_asked_for_are_waited_for_on_a_cluster_only() -> None:
+    """A cluster of CPU nodes may have a group of GPU machines that has not started any."""
+    assert sized(0, 1.0, None) == [
+        "--gpus-per-worker 1: this machine has no GPU; without it the CPU computes",
+        "0 1.0 1 1",
+        "waiting for a node that has 1 GPU for an actor (--gpus-per-worker); none with a GPU is up",
+        "1.0 0 1 inf",
+        "0 1.0 1 1",
+    ]
+
+
+def test_more_gpus_than_a_node_has_are_waited_for_on_a_cluster_only() -> None:
+    assert sized(2, 4.0, 1.0) == [
+        "--gpus-per-worker 4: this machine has 2; give no more",
+        "1.0 0 2 2",
+        "waiting for a node that has 4 GPUs for an actor (--gpus-per-worker); the largest that is up has 2",
+        "4.0 0 1 inf",
+        "1.0 0 2 inf",
+    ]
