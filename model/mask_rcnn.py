@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.boxes import at_least, best_after_nms, clip, decode
+from model.compiled import CompiledDense
 from model.feed import ahead, pinned
 from model.fold import fold_batch_norm
 from model.fpn import pyramid_of, trunk_with_pyramid
@@ -73,8 +74,8 @@ class MaskRCNN(nn.Module):
         Args:
             exact: leave layers and memory as torchvision has them. Folded weights and other kernels round
                 differently, and a network amplifies that to some thousandths of a pixel.
-            compiled: let `torch.compile` have the part with static shapes (on a GPU as CUDA graphs). Every
-                padded shape is compiled anew when it is first seen; not for `exact`.
+            compiled: let `torch.compile` have the part with static shapes (on a GPU as CUDA graphs), anew for
+                each padded shape when it is first seen: see `model.compiled`; not for `exact`.
         """
         self.dtype, self.exact = dtype, exact
         if exact:
@@ -82,12 +83,20 @@ class MaskRCNN(nn.Module):
         fold_batch_norm(self)
         self.layout = torch.channels_last
         self.to(device=device, dtype=dtype).to(memory_format=self.layout)
-        if compiled:
-            options: dict[str, Any] = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
-            self.dense = torch.compile(self.dense, dynamic=False, options=options)  # type: ignore[method-assign]
+        given = self._sharing_weights() if compiled else self  # the compiler fuses layers itself
         if fusible(device, dtype):
-            fuse(self.roi_heads if compiled else self)
+            fuse(self)
+        if compiled:
+            options = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
+            self.dense = CompiledDense(given.dense, self.dense, options=options)  # type: ignore[method-assign]
         return self
+
+    def _sharing_weights(self) -> MaskRCNN:
+        """A network of the same static part, of modules of its own and the same weights."""
+        shared = copy.copy(self)
+        memo = {id(t): t for t in (*self.parameters(), *self.buffers())}
+        shared._modules = {name: copy.deepcopy(self._modules[name], memo) for name in ("backbone", "rpn")}
+        return shared
 
     @property
     def device(self) -> torch.device:
