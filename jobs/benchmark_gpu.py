@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.table import Table
+from torch import Tensor
 
 from jobs.console import USAGE, AsJson, console, err, errors_to_exit, fail, print_json
 from jobs.demo import DATA
@@ -21,11 +22,14 @@ from model import MaskRCNN, load_model, rle
 from model.mask_rcnn import batches
 from model.rpn import propose
 from model.transform import resized_size, shrink, to_input
+from pipeline.cluster import BATCHES
 from pipeline.decode import open_image, to_rgb
+from pipeline.jpegs import decode_jpegs
 from pipeline.options import MAX_PIXELS
 
 STAGES = ("decode", "input", "dense", "proposals", "boxes", "masks", "download", "rle")
 ON_CPUS = ("decode", "rle")  # tasks beside the actor in a job; the rest is the actor's
+JPEGS = (".jpg", ".jpeg")
 
 
 @errors_to_exit
@@ -37,14 +41,16 @@ def gpu(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count, after one that does not.")] = 5,
     precision: Annotated[str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Arithmetic of the layers.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network for each input shape.")] = False,
+    nvjpeg: Annotated[bool, typer.Option("--nvjpeg", help="The images are JPEG files, and the actor decodes.")] = False,
     device: Annotated[str, typer.Option(metavar="cuda|cpu", help="cpu runs the same code without a GPU.")] = "cuda",
     as_json: AsJson = False,
 ) -> None:
     """Encoded image to COCO RLE on one device, in one process: what sizes a fleet.
 
-    Stages run one after the other, and the device is waited for after each. In a job the first and the last
-    (decode, rle) run on other cores while the actor holds the GPU, so "the actor" is what one GPU does if it is fed,
-    and "cores to feed it" how many cores of this machine decode and encode as fast.
+    Twice in each round. First by windows, as an actor of a job takes them: decode and rle run on other cores there
+    and are not timed, so "the actor" is what one GPU does if it is fed. Then stage by stage, one after the other,
+    the device waited for after each: where the time goes. "cores to feed it" is how many cores of this machine
+    decode and encode as fast as the actor works.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         fail("no GPU here: torch sees no CUDA device; --device cpu runs the same on the processor", 1)
@@ -52,17 +58,19 @@ def gpu(
         chosen = torch.device(device)
     except RuntimeError:
         fail(f"--device {device} is no device of torch", USAGE)
-    data = _encoded(images, count)
+    data = _encoded(images, count, nvjpeg)
     network = load_model(weights, precision=precision, device=str(chosen), compiled=compiled)
     runs = []
     for number in range(rounds + 1):
+        actor, detections = by_windows(network, data, batch_size, nvjpeg)
         clock = Clock(chosen)
         began = time.perf_counter()
-        detections = one_round(network, data, batch_size, clock)
+        by_stages(network, data, batch_size, nvjpeg, clock)
+        seconds = {"actor": actor, "all": time.perf_counter() - began}
         if number:
-            runs.append({stage: clock.seconds[stage] for stage in STAGES} | {"all": time.perf_counter() - began})
-        err.print(f"[dim]{f'round {number}' if number else 'warm-up'}: {time.perf_counter() - began:.2f} s[/]")
-    report = summary(runs, len(data)) | {
+            runs.append({stage: clock.seconds[stage] for stage in STAGES} | seconds)
+        err.print(f"[dim]{f'round {number}' if number else 'warm-up'}: {sum(seconds.values()):.2f} s[/]")
+    report = summary(runs, len(data), nvjpeg) | {
         "device": torch.cuda.get_device_name(chosen)
         if chosen.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
@@ -100,14 +108,37 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
+def by_windows(network: MaskRCNN, data: Sequence[bytes], batch_size: int, nvjpeg: bool) -> tuple[float, int]:
+    """Takes encoded images through `predict` as `pipeline.segment` does: the actor's seconds, instances found."""
+    seconds, found = 0.0, 0
+    for start in range(0, len(data), BATCHES * batch_size):
+        began = time.perf_counter()
+        pixels, sizes = decoded(data[start : start + BATCHES * batch_size], network, nvjpeg)
+        if not nvjpeg:  # the actor is given pixels
+            began = time.perf_counter()
+        found += sum(map(len, network.predict(pixels, sizes, batch_size)))
+        seconds += time.perf_counter() - began
+    return seconds, found
+
+
+def decoded(data: Sequence[bytes], network: MaskRCNN, nvjpeg: bool) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    """Pixels, no larger than the network wants them, and the (height, width) that they were stored with."""
+    opened = [open_image(d, MAX_PIXELS) for d in data]
+    sizes = [(image.height, image.width) for image in opened]
+    if not nvjpeg:
+        return [shrink(torch.from_numpy(to_rgb(image)), network.preset) for image in opened], sizes
+    pixels = decode_jpegs(data, sizes, network.preset, network.device)
+    if errors := [p for p in pixels if isinstance(p, str)]:
+        fail(f"--nvjpeg: {errors[0]}", 1)
+    return [p for p in pixels if isinstance(p, Tensor)], sizes
+
+
 @torch.inference_mode()
-def one_round(network: MaskRCNN, data: Sequence[bytes], batch_size: int, clock: Clock) -> int:
-    """Takes encoded images all the way, as a job does; how many instances were found."""
+def by_stages(network: MaskRCNN, data: Sequence[bytes], batch_size: int, nvjpeg: bool, clock: Clock) -> int:
+    """Takes encoded images all the way, stage after stage; how many instances were found."""
     preset, found = network.preset, 0
     with clock.stage("decode"):
-        whole = [torch.from_numpy(to_rgb(open_image(d, MAX_PIXELS))) for d in data]
-        outer = [(int(w.shape[0]), int(w.shape[1])) for w in whole]
-        pixels = [shrink(w, preset) for w in whole]
+        pixels, outer = decoded(data, network, nvjpeg)
     inner = [resized_size(*size, preset) for size in outer]
     for chosen in batches(inner, preset, batch_size):
         with clock.stage("input"):
@@ -134,23 +165,23 @@ def one_round(network: MaskRCNN, data: Sequence[bytes], batch_size: int, clock: 
     return found
 
 
-def summary(runs: Sequence[dict[str, float]], images: int) -> dict[str, Any]:
+def summary(runs: Sequence[dict[str, float]], images: int, nvjpeg: bool = False) -> dict[str, Any]:
     """Medians over the rounds: images a second, and seconds an image of each stage."""
-    stages = {stage: statistics.median(r[stage] for r in runs) / images for stage in STAGES}
-    actor = sum(seconds for stage, seconds in stages.items() if stage not in ON_CPUS)
-    feeding = sum(stages[stage] for stage in ON_CPUS)
+    medians = {name: statistics.median(r[name] for r in runs) / images for name in (*STAGES, "actor", "all")}
+    feeding = sum(medians[stage] for stage in ON_CPUS if not (nvjpeg and stage == "decode"))
     return {
-        "images_per_second": round(images / statistics.median(r["all"] for r in runs), 3),
-        "actor_images_per_second": round(1 / actor, 3),
-        "cores_to_feed_it": round(feeding / actor, 3),
-        "stages": {stage: round(seconds, 6) for stage, seconds in stages.items()},
+        "actor_images_per_second": round(1 / medians["actor"], 3),
+        "cores_to_feed_it": round(feeding / medians["actor"], 3),
+        "images_per_second": round(1 / medians["all"], 3),
+        "stages": {stage: round(medians[stage], 6) for stage in STAGES},
     }
 
 
-def _encoded(folder: Path, count: int) -> list[bytes]:
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif", ".tiff"))
+def _encoded(folder: Path, count: int, nvjpeg: bool) -> list[bytes]:
+    kinds = JPEGS if nvjpeg else (".png", *JPEGS, ".tif", ".tiff")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in kinds)
     if not files:
-        fail(f"no .png, .jpg or .tif in {folder}", USAGE)
+        fail(f"no {', '.join(kinds)} in {folder}", USAGE)
     data = [f.read_bytes() for f in files[:count]]
     return [data[i % len(data)] for i in range(count)]
 
@@ -160,10 +191,10 @@ def _show(report: dict[str, Any]) -> None:
         f"{report['images']} images in batches of {report['batch_size']} on {report['device']}, {report['precision']}, "
         f"{report['detections']} instances"
     )
+    console.print(f"the actor            {report['actor_images_per_second']:.2f} images/s")
+    console.print(f"cores to feed it     {report['cores_to_feed_it']:.2f}")
+    console.print(f"stage after stage    {report['images_per_second']:.2f} images/s")
     table = Table("stage", "ms an image", box=None, pad_edge=False)
     for stage, seconds in report["stages"].items():
         table.add_row(stage, f"{seconds * 1000:.2f}")
     console.print(table)
-    console.print(f"one after the other  {report['images_per_second']:.2f} images/s")
-    console.print(f"the actor            {report['actor_images_per_second']:.2f} images/s")
-    console.print(f"cores to feed it     {report['cores_to_feed_it']:.2f}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.boxes import at_least, best_after_nms, clip, decode
-from model.feed import ahead, pinned
+from model.compiled import CompiledDense
+from model.feed import Feed, pinned, uploads
 from model.fold import fold_batch_norm
 from model.fpn import pyramid_of, trunk_with_pyramid
 from model.fuse import fuse, fusible
@@ -73,8 +74,8 @@ class MaskRCNN(nn.Module):
         Args:
             exact: leave layers and memory as torchvision has them. Folded weights and other kernels round
                 differently, and a network amplifies that to some thousandths of a pixel.
-            compiled: let `torch.compile` have the part with static shapes (on a GPU as CUDA graphs). Every
-                padded shape is compiled anew when it is first seen; not for `exact`.
+            compiled: let `torch.compile` have the part with static shapes (on a GPU as CUDA graphs), anew for
+                each padded shape when it is first seen: see `model.compiled`; not for `exact`.
         """
         self.dtype, self.exact = dtype, exact
         if exact:
@@ -82,41 +83,55 @@ class MaskRCNN(nn.Module):
         fold_batch_norm(self)
         self.layout = torch.channels_last
         self.to(device=device, dtype=dtype).to(memory_format=self.layout)
-        if compiled:
-            options: dict[str, Any] = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
-            self.dense = torch.compile(self.dense, dynamic=False, options=options)  # type: ignore[method-assign]
+        given = self._sharing_weights() if compiled else self  # the compiler fuses layers itself
         if fusible(device, dtype):
-            fuse(self.roi_heads if compiled else self)
+            fuse(self)
+        if compiled:
+            options = {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
+            self.dense = CompiledDense(given.dense, self.dense, options=options)  # type: ignore[method-assign]
         return self
+
+    def _sharing_weights(self) -> MaskRCNN:
+        """A network of the same static part, of modules of its own and the same weights."""
+        shared = copy.copy(self)
+        memo = {id(t): t for t in (*self.parameters(), *self.buffers())}
+        shared._modules = {name: copy.deepcopy(self._modules[name], memo) for name in ("backbone", "rpn")}
+        return shared
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, sizes: Tensor, meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One batch.
 
         Args:
             images: float32 (B, 3, H, W), normalised and padded (`model.transform.to_input`).
             sizes: int64 (B, 2), height and width of each image before padding.
+            meanwhile: called once the static part is launched, the last moment at which nothing has been waited for.
 
         Returns:
             RoIs float32 (N, 5), image index and xyxy in input pixels, by image and best first; scores
             float32 (N,); labels int64 (N,); masks float32 (N, 28, 28).
         """
         if images.is_cuda or len(images) == 1:
-            return self._forward(images, sizes)
+            return self._forward(images, sizes, meanwhile)
         # A CPU takes the images one by one: a batch gains nothing there (the maps of one image fill its
         # caches), and a kernel that is chosen by the size of the batch would let neighbours in on a result.
-        parts = [self._forward(image[None], size[None]) for image, size in zip(images, sizes, strict=True)]
+        parts = [self._forward(image[None], size[None], meanwhile) for image, size in zip(images, sizes, strict=True)]
         for i, (rois, *_) in enumerate(parts):
             rois[:, 0] = i
         rois, scores, labels, masks = (torch.cat(fields) for fields in zip(*parts, strict=True))
         return rois, scores, labels, masks
 
-    def _forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _forward(
+        self, images: Tensor, sizes: Tensor, meanwhile: Callable[[], None]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         features, objectness, deltas = self.dense(images)
+        meanwhile()
         grids = [(f.shape[2], f.shape[3]) for f in features[: self.preset.rpn_levels]]
         padded = (images.shape[2], images.shape[3])
         proposals = propose(self.preset, objectness, deltas, grids, padded, sizes)
@@ -188,10 +203,11 @@ class MaskRCNN(nn.Module):
             uploads = [pinned(tensors[i], self.device) for i in chosen]
             return to_input(uploads, [resized[i] for i in chosen], self.preset, self.device, self.exact)
 
-        for chosen, batch in ahead(batches(resized, self.preset, batch_size), make, self.device):
+        feed = Feed(batches(resized, self.preset, batch_size), uploads(make, self.device))
+        for chosen, batch in feed:
             inner = torch.tensor([resized[i] for i in chosen])
             outer = torch.tensor([sizes[i] for i in chosen])
-            found = self(batch, inner.to(self.device, non_blocking=True))
+            found = self(batch, inner.to(self.device, non_blocking=True), feed.prepare)
             results.update(zip(chosen, _split(found, inner, outer), strict=True))
         return [results[i] for i in range(len(images))]
 
@@ -230,8 +246,6 @@ def _split(output: tuple[Tensor, Tensor, Tensor, Tensor], inner: Tensor, outer: 
 
 
 def _downloaded(rois: Tensor, scores: Tensor, labels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A batch's output on the CPU, from a GPU in one transfer: each one waits for all work before it."""
-    if not rois.is_cuda:
-        return rois, scores, labels, masks
+    """A batch's output on the CPU, in one transfer: from a GPU each one waits for all work before it."""
     packed = torch.cat([rois, scores[:, None], labels[:, None].float(), masks.flatten(1)], 1).cpu()
-    return packed[:, :5], packed[:, 5], packed[:, 6].long(), packed[:, 7:].reshape(masks.shape)
+    return packed[:, :5], packed[:, 5], packed[:, 6].long(), packed[:, 7:].unflatten(1, masks.shape[1:])

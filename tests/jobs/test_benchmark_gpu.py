@@ -8,35 +8,47 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
 from PIL import Image
+from torchvision.io import ImageReadMode, decode_image
 from typer.testing import CliRunner
 
-from jobs.benchmark_gpu import STAGES, summary
+from jobs.benchmark_gpu import STAGES, Clock, by_stages, summary
 from jobs.main import app
 from model import load_model
-from pipeline.decode import to_rgb
 
 
-def test_every_stage_is_timed_and_finds_what_the_network_finds(nuclei: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("nvjpeg", [False, True])
+def test_every_stage_is_timed_and_finds_what_the_network_finds(nuclei: Path, tmp_path: Path, nvjpeg: bool) -> None:
+    kind = "jpg" if nvjpeg else "png"
     for path in sorted(p for p in nuclei.iterdir() if p.stat().st_size < 60_000)[:2]:
-        Image.open(path).convert("RGB").crop((0, 0, 160, 120)).save(tmp_path / path.name)
-    arguments = ["benchmark", "gpu", "--device", "cpu", "--images", str(tmp_path), "--count", "3", "--rounds", "2"]
+        Image.open(path).convert("RGB").crop((0, 0, 160, 120)).save(tmp_path / f"{path.stem}.{kind}")
+    if nvjpeg:
+        (tmp_path / "0.png").write_bytes(b"not a JPEG file, and not opened")
+    arguments = ["benchmark", "gpu", "--device", "cpu", "--images", str(tmp_path), "--count", "5", "--rounds", "2"]
+    arguments += ["--batch-size", "1", *["--nvjpeg"] * nvjpeg]  # two windows
     done = CliRunner().invoke(app, [*arguments, "--json"])
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert list(report["stages"]) == list(STAGES)
     assert all(seconds > 0 for seconds in report["stages"].values())
-    pixels = [to_rgb(Image.open(p)) for p in sorted(tmp_path.iterdir())]
-    expected = [len(d) for d in load_model("nuclei", device="cpu").predict([pixels[0], pixels[1], pixels[0]])]
-    assert report["detections"] == sum(expected) > 0
+    data = [p.read_bytes() for p in sorted(tmp_path.glob(f"*.{kind}"))]
+    network = load_model("nuclei", device="cpu")
+    files = [torch.frombuffer(bytearray(d), dtype=torch.uint8) for d in data]
+    pixels = [decode_image(file, ImageReadMode.RGB).permute(1, 2, 0) for file in files]
+    a, b = map(len, network.predict(pixels))
+    assert report["detections"] == 3 * a + 2 * b > 0
+    assert by_stages(network, data, 1, nvjpeg, Clock(torch.device("cpu"))) == a + b
 
 
 def test_rates_are_of_the_medians() -> None:
-    runs = [dict.fromkeys(STAGES, seconds) | {"all": 9 * seconds} for seconds in (1.0, 2.0, 30.0)]
+    runs = [dict.fromkeys(STAGES, seconds) | {"actor": 5 * seconds, "all": 9 * seconds} for seconds in (1.0, 2.0, 30.0)]
     report = summary(runs, 10)
     assert report["images_per_second"] == round(10 / 18, 3)
-    assert report["actor_images_per_second"] == round(10 / 12, 3)  # six stages are the actor's
-    assert report["cores_to_feed_it"] == round(4 / 12, 3)
+    assert report["actor_images_per_second"] == 1
+    assert report["cores_to_feed_it"] == 0.4  # of two stages
+    assert summary(runs, 10, nvjpeg=True)["cores_to_feed_it"] == 0.2
 
 
 def test_without_a_gpu_it_says_so() -> None:
