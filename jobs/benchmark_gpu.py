@@ -22,10 +22,10 @@ from model import MaskRCNN, load_model, rle
 from model.mask_rcnn import batches
 from model.rpn import propose
 from model.transform import resized_size, shrink, to_input
-from pipeline.cluster import BATCHES
 from pipeline.decode import open_image, to_rgb
 from pipeline.jpegs import decode_jpegs
 from pipeline.options import MAX_PIXELS
+from pipeline.sizing import BATCHES
 
 STAGES = ("decode", "input", "dense", "proposals", "boxes", "masks", "download", "rle")
 ON_CPUS = ("decode", "rle")  # tasks beside the actor in a job; the rest is the actor's

@@ -160,7 +160,7 @@ def segment(
         typer.Option("--nvjpeg", help="Decode JPEG files on the GPU; grey levels may differ by a few from a CPU's."),
     ] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the network for each input shape (torch.compile).")
+        bool, typer.Option("--compile", help="Compile the network for each input shape, up to 32 (torch.compile).")
     ] = False,
     max_error_rate: Annotated[
         float | None,
