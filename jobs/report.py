@@ -39,13 +39,15 @@ def show(record: dict[str, Any]) -> None:
 
 def show_plan(plan: dict[str, Any]) -> None:
     """What a job would do, and the basis of the estimate with it."""
+    if why := plan["set_aside_why"]:
+        console.print(escape(why), soft_wrap=True)
     table = Table.grid(padding=(0, 2))
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in plan["kinds"].items())
     table.add_row("catalogued", f"{plan['images']:,} images ({kinds})")
     unsized = f" and {plan['unsized']:,} of unknown size" if plan["unsized"] else ""
     table.add_row("left", f"{plan['left']:,} images, {decimal(plan['bytes'])}{unsized}")
     if plan["set_aside"]:
-        table.add_row("put aside", escape(f"{plan['set_aside']:,} rows: {plan['set_aside_why']}"))
+        table.add_row("put aside", f"{plan['set_aside']:,} rows that are there")
     if plan["errors_retried"]:
         table.add_row("tried again", f"{plan['errors_retried']:,} that failed")
     if plan["to_do"] < plan["left"]:
