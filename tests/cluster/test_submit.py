@@ -16,7 +16,7 @@ from s3fs import S3FileSystem
 from jobs.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
-IMAGES = 400
+IMAGES = 600
 ROOMS = {"jobs", "model", "pipeline"}
 
 
