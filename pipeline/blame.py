@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 
 from ray.exceptions import RayError
@@ -30,7 +31,7 @@ def blamed(error: Exception, output: Place) -> Exception:
 def _of_store(error: Exception, output: Place) -> bool:
     if not isinstance(error, OSError):
         return type(error).__module__.split(".")[0] in CLIENTS
-    if error.filename is not None:  # a disk's; a store's clients give none
-        path = str(error.filename)
+    path = str(error.filename)
+    if os.path.isabs(path):  # of a disk; a store's clients give none, and Ray puts advice on retries there
         return output.protocol == "file" and (path.startswith(output.path) or output.path.startswith(path))
     return output.protocol == "file" or error.errno not in (errno.ENOSPC, errno.EDQUOT)
