@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from s3fs import S3FileSystem
 
 from jobs.demo import DATA
 from jobs.s3_server import S3Server
 
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing of the code
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
