@@ -28,7 +28,7 @@ bench: $(READY)  ## the figures of BENCHMARKS.md
 	$(BIN)/maskfleet benchmark slide
 
 soak: $(READY)  ## breaks a job at random for MINUTES and prints what became of its rows
-	$(BIN)/python tests/soak.py --minutes $(MINUTES)
+	PYTHONPATH=. $(BIN)/python tests/soak.py --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

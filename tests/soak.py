@@ -1,6 +1,6 @@
 """Breaks one growing job at random for some minutes, starts it again until it is done, and prints a score.
 
-    python tests/soak.py --minutes 10 --seed 0
+    PYTHONPATH=. python tests/soak.py --minutes 10 --seed 0
 
 Everything is real: an S3 server behind a proxy that misbehaves, a cluster of raylets, the job as a user runs
 it, on that cluster or on a Ray of its own. The exit status is 0 if no row was lost or doubled and no mask differs
