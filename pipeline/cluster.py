@@ -15,6 +15,7 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray.data import DataContext
 
 from pipeline.errors import InputError
+from pipeline.storage import one_line
 
 KNOCKS, KNOCK_SECONDS = 5, 3.0  # a head node that restarts is away for some seconds
 
@@ -90,16 +91,25 @@ def _knock(address: str) -> None:
 
 
 def _start_here() -> None:
-    """Starts Ray on this machine, without its dashboard; Ray asks for a token wherever it listens."""
+    """Starts Ray on this machine, without its dashboard; Ray asks for a token wherever it listens.
+
+    Raises:
+        InputError: it did not start.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with _stderr_away():
-        ray.init(
-            "local",  # whatever other cluster this machine may run
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+    try:
+        with _stderr_away():
+            ray.init(
+                "local",  # whatever other cluster this machine may run
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+    except Exception as error:  # a plain one, where a part of Ray takes longer than Ray waits
+        raise InputError(
+            f"Ray did not start on this machine ({one_line(error)}); if it is busy, start the same command again"
+        ) from None
 
 
 @contextmanager
