@@ -22,6 +22,7 @@ bench: $(READY)  ## the figures of BENCHMARKS.md
 	$(BIN)/maskfleet benchmark model --images tests/data/photos --size 480x640 --compile
 	$(BIN)/maskfleet benchmark model --images tests/data/photos --size 3000x4000
 	$(BIN)/maskfleet benchmark model --weights nuclei
+	$(BIN)/maskfleet benchmark precision
 	$(BIN)/maskfleet benchmark rle
 	$(BIN)/maskfleet benchmark catalog
 	$(BIN)/maskfleet benchmark restart --images 6000

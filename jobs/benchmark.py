@@ -14,6 +14,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from jobs.benchmark_catalog import catalog_
 from jobs.benchmark_gpu import gpu
 from jobs.benchmark_model import model
+from jobs.benchmark_precision import precision
 from jobs.benchmark_restart import restart
 from jobs.benchmark_slide import slide
 from jobs.console import USAGE, AsJson, console, errors_to_exit, fail, print_json
@@ -25,6 +26,7 @@ app = typer.Typer(help="Measure on this machine. Both sides of a comparison run 
 
 app.command("catalog")(catalog_)
 app.command("model")(model)
+app.command("precision")(precision)
 app.command("restart")(restart)
 app.command("slide")(slide)
 app.command("gpu")(gpu)

@@ -51,7 +51,7 @@ def model(
     """
     keep_freed_memory()
     pixels = _pixels(images, size, count)
-    checkpoint, reference = _networks(weights, pixels[0])
+    checkpoint, reference = torchvision_of(weights, pixels[0])
     networks = {precision: load_model(checkpoint, precision=precision, device="cpu")}
     if compiled:
         networks[f"{precision} compiled"] = load_model(checkpoint, precision=precision, device="cpu", compiled=True)
@@ -93,7 +93,7 @@ def _pixels(folder: Path, size: str | None, count: int) -> list[np.ndarray]:
     return [np.array(p) for p in pictures]
 
 
-def _networks(weights: str, image: np.ndarray) -> tuple[Checkpoint, TorchvisionMaskRCNN]:
+def torchvision_of(weights: str, image: np.ndarray) -> tuple[Checkpoint, TorchvisionMaskRCNN]:
     """The weights, and torchvision's network with them."""
     if weights != RANDOM:
         checkpoint = read_checkpoint(weights)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from jobs.console import err
@@ -33,6 +35,8 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 
 def extra_memory(run: Callable[[], object]) -> float | None:
     """Megabytes by which the process grows at most while it runs; None where the kernel does not tell."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)  # or what was freed before would be used again unseen
     try:
         (PROCESS / "clear_refs").write_text("5")  # the peak begins anew, at what is resident now
         before = _peak()
