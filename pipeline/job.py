@@ -146,7 +146,10 @@ def _segment(
         ray.put(weights), options.precision, options.compiled, options.tiling, options.nvjpeg, options.overrides
     )
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
-    resources = sizing.resources(options.workers, options.gpus_per_worker, options.batch_size, watcher.phase)
+    pixels = 3 * preset.min_size * preset.max_size
+    resources = sizing.resources(
+        options.workers, options.gpus_per_worker, options.batch_size, watcher.phase, left, pixels
+    )
     watcher.phase(f"segmenting {left:,} images")
     progress, casualties = Progress.start(), Casualties.start()
     share, ended = options.max_error_rate, False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +76,9 @@ class Segment:
         self.progress, self.casualties = progress, casualties
 
     def __call__(self, window: pa.Table) -> pa.Table:
-        rows = window.to_pylist()
+        rows = window.drop_columns("pixels").to_pylist()
+        for row, pixels in zip(rows, in_place(window["pixels"]), strict=True):
+            row["pixels"] = pixels
         ids = window["image_id"].to_pylist()
         with self.casualties.batch("segment", ids) as suspected, self.progress.stage("segment") as passed:
             results = self._one_by_one(rows, suspected) if suspected else self._together(rows)
@@ -138,7 +140,8 @@ class Segment:
     ) -> list[Detections | str]:
         """Detections of each image, or the error that befell it.
 
-        Where a window fails (out of memory, most likely), its halves are tried, down to one image.
+        Where a window fails (out of memory, most likely), each of its batches is tried, then its halves, down to one
+        image.
         """
         if not images:
             return []
@@ -154,8 +157,18 @@ class Segment:
         if len(images) == 1:
             self.network.predict([np.zeros(STRIP, np.uint8)])  # raises where the device is at fault
             return [failed]
-        half = len(images) // 2
-        return self._predict(images[:half], sizes[:half]) + self._predict(images[half:], sizes[half:])
+        results: dict[int, Detections | str] = {}
+        for part in self._parts(sizes):
+            again = self._predict([images[i] for i in part], [sizes[i] for i in part])
+            results |= zip(part, again, strict=True)
+        return [results[i] for i in range(len(images))]
+
+    def _parts(self, sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Of images that cannot be taken together: their batches, or the halves of one."""
+        preset = self.network.preset
+        parts = batches([resized_size(*size, preset) for size in sizes], preset, self.batch_size)
+        half = len(sizes) // 2
+        return parts if len(parts) > 1 else [parts[0][:half], parts[0][half:]]
 
     def _count_batches(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Reports how full the forward passes were, and how much of their input was padding."""
@@ -171,8 +184,18 @@ class TileError(Exception):
     """A tile that could not be segmented; the message is the error of its image's row."""
 
 
-def _pixels(row: dict[str, Any]) -> np.ndarray:
-    return np.frombuffer(bytearray(row["pixels"]), np.uint8).reshape(row["rows"], row["columns"], 3)
+def in_place(values: pa.ChunkedArray) -> Iterator[pa.Buffer | None]:
+    """Where each of some large binary values lies: the pixels of an image take milliseconds to copy."""
+    for chunk in filter(len, values.chunks):
+        _, offsets, data = chunk.buffers()
+        stops = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        for start, stop, there in zip(stops, stops[1:], chunk.is_valid(), strict=False):
+            yield data.slice(start, stop - start) if there.as_py() else None
+
+
+def _pixels(row: dict[str, Any]) -> torch.Tensor:
+    held = pa.UInt8Array.from_buffers(pa.uint8(), row["pixels"].size, [None, row["pixels"]])
+    return torch.from_dlpack(held).view(row["rows"], row["columns"], 3)
 
 
 def _packed(result: Detections | str) -> dict[str, Any]:

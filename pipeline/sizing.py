@@ -13,8 +13,8 @@ from pipeline.decode import BLOCK
 from pipeline.errors import InputError
 
 THREADS = 8  # of one actor; more cores serve better as more actors
-BATCHES = 4  # in the window of an actor on a GPU; a CPU takes the images of a batch one by one anyway
-IMAGE = 800 * 1333 * 3  # bytes of a decoded image at the size that networks are published for
+BATCHES = 32  # in the window of an actor on a GPU, to fill them on mixed photos; a CPU takes images one by one anyway
+TURNS = 4  # windows of each actor, at least: with fewer, some wait while others have their last one
 SHARE = 8  # an actor's share of its node's object store holds so many windows: two wait, others are made and passed on
 BLOCKS = 64  # of which a node's object store has room: with fewer, Ray Data's limits come too late
 USED = 0.75  # of all cores: fewer and larger actors are better than to use more
@@ -51,6 +51,8 @@ def resources(
     gpus_per_worker: float | None,
     batch_size: int | None,
     say: Callable[[str], None],
+    images: int,
+    image_bytes: int,
 ) -> Resources:
     """Sizes the actor pool to the cluster as it is now.
 
@@ -59,8 +61,10 @@ def resources(
         gpus_per_worker: GPUs of an actor, or a fraction of one, on one node. A cluster without such a node is waited
             for, since it may start one. None: one, where there are any or no worker has come yet; else actors compute
             on CPUs.
-        batch_size: images an actor takes at once; None: 16 on a GPU, 8 without.
+        batch_size: images of a forward pass, at most; None: 16 on a GPU, 8 without.
         say: told what is waited for.
+        images: of the job.
+        image_bytes: of a decoded image, at most.
 
     Raises:
         InputError: this machine has fewer GPUs than that, or Ray cannot split them so.
@@ -79,8 +83,9 @@ def resources(
         _wait_or_refuse(gpus, gpus_per_worker, say)
     most = None if on_a_cluster() else fit  # where nodes are added, actors are too: Ray Data counts the GPUs there are
     sized = on_gpus(workers or (1, most), gpus_per_worker, batch_size or 16, None if workers else max(1, fit))
-    window = min([sized.window, *_windows(nodes, gpus_per_worker, sized.batch_size)])
-    return replace(sized, window=window, block=_block(nodes))
+    turn = images // (TURNS * (workers[1] if workers else max(1, fit)))
+    window = min([sized.window, turn, *_room(nodes, gpus_per_worker, image_bytes)])
+    return replace(sized, window=max(window, sized.batch_size), block=_block(nodes))
 
 
 def actors_on(gpus: list[float], gpus_per_worker: float) -> int:
@@ -106,10 +111,10 @@ def _wait_or_refuse(gpus: list[float], gpus_per_worker: float, say: Callable[[st
         raise InputError(f"--gpus-per-worker {gpus_per_worker:g}: this machine has no GPU; without it the CPU computes")
 
 
-def _windows(nodes: list[dict[str, float]], gpus_per_worker: float, batch_size: int) -> list[int]:
-    """Images for which the object store of each node that holds actors on GPUs has room: a batch at least."""
+def _room(nodes: list[dict[str, float]], gpus_per_worker: float, image_bytes: int) -> list[int]:
+    """Images of a window for which the object store of each node that holds actors on GPUs has room."""
     held = [(n["object_store_memory"], actors_on([n.get("GPU", 0)], gpus_per_worker)) for n in nodes]
-    return [max(batch_size, int(store / actors / SHARE / IMAGE)) for store, actors in held if actors]
+    return [int(store / actors / SHARE / image_bytes) for store, actors in held if actors]
 
 
 def _block(nodes: list[dict[str, float]]) -> int:

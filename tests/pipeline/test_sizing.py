@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
@@ -9,8 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model import Preset
+from model.mask_rcnn import batches
+from model.transform import resized_size
 from pipeline.sizing import LIGHT_CPUS, actors_on, on_cpus, on_gpus
 
+PHOTOGRAPHS = {  # height and width of 64 photographs of COCO 2017, and how many have them
+    (480, 640): 15, (427, 640): 7, (640, 480): 6, (426, 640): 4, (428, 640): 3, (640, 427): 2, (425, 640): 2,
+    (375, 500): 2, (422, 640): 1, (449, 640): 1, (640, 634): 1, (559, 640): 1, (461, 640): 1, (612, 612): 1,
+    (500, 375): 1, (461, 614): 1, (418, 640): 1, (346, 500): 1, (424, 640): 1, (423, 640): 1, (406, 500): 1,
+    (500, 351): 1, (489, 640): 1, (522, 640): 1, (420, 640): 1, (640, 426): 1, (511, 640): 1, (478, 640): 1,
+    (406, 640): 1, (414, 640): 1, (334, 500): 1,
+}  # fmt: skip
 NODES = st.lists(st.integers(1, 128), min_size=1, max_size=6)
 
 
@@ -76,19 +87,34 @@ def test_gpu_actors_claim_no_core_and_may_grow() -> None:
     assert chosen.pool.min_size == 1
 
 
+def test_batches_fill_on_mixed_photographs() -> None:
+    """Of the window that an actor on a GPU takes where memory allows, batches are full by three quarters."""
+    chosen, preset = on_gpus((1, 1), 1, 16), Preset()
+    sizes = [resized_size(*size, preset) for size, count in PHOTOGRAPHS.items() for _ in range(count)]
+    drawn = [random.Random(seed).choices(sizes, k=chosen.window) for seed in range(10)]
+    passes = sum(len(batches(window, preset, chosen.batch_size)) for window in drawn)
+    assert passes * chosen.batch_size * 0.75 < len(drawn) * chosen.window
+
+
 def test_windows_and_blocks_fit_a_small_object_store() -> None:
-    """300 MB hold eight windows of 11 large images, shared by the actors of the node; a batch is the least."""
+    """300 MB hold eight windows of 11 large images, shared by the actors of the node; a batch is the least.
+
+    Nor are they so wide that some of a job's actors have nothing to do while others work.
+    """
     code = (
-        "import ray; from pipeline.sizing import resources; "
+        "import ray; from pipeline.sizing import resources; size = 800 * 1333 * 3; "
         "ray.init('local', num_cpus=1, num_gpus=4, object_store_memory=300_000_000, include_dashboard=False, "
         "log_to_driver=False); "
-        "print(*(resources(None, gpus, batch, print).window for gpus, batch in ((4, 2), (2, 2), (1, 2), (1, 16))), "
-        "resources(None, None, None, print).block)"
+        "asked = ((4, 2, 10**6, size), (2, 2, 10**6, size), (1, 2, 10**6, size), (1, 16, 10**6, size), "
+        "(1, 2, 10**6, 3), (1, 2, 48, 3)); "
+        "print(*(resources(None, gpus, batch, print, images, size).window for gpus, batch, images, size in asked), "
+        "resources((1, 2), 1, 2, print, 48, 3).window, resources(None, None, None, print, 48, 3).block)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    *windows, block = map(int, done.stdout.split()[-5:])
-    assert windows == [8, 5, 2, 16]  # one actor of four batches, two, four, four
+    *windows, block = map(int, done.stdout.split()[-8:])
+    assert windows[:4] == [11, 5, 2, 16]  # of one actor, two, four, four
+    assert windows[4:] == [64, 3, 6]  # 32 batches; a quarter of the share of each of four actors, of two
     assert block == 300_000_000 // 64
 
 
@@ -109,7 +135,7 @@ def sized(gpus: int, *asked: float | None) -> list[str]:
         "for on_a_cluster in (False, True):\n"
         f"  for asked in {asked}:\n"
         "    if on_a_cluster: os.environ['RAY_JOB_ID'] = '01000000'\n"
-        "    try: chosen = resources(None, asked, None, lambda text: print('#', text))\n"
+        "    try: chosen = resources(None, asked, None, lambda text: print('#', text), 9, 3)\n"
         "    except InputError as error: print('#', error)\n"
         "    else: print('#', chosen.num_gpus, chosen.num_cpus, chosen.pool.initial_size, chosen.pool.max_size)"
     )
