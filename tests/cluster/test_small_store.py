@@ -19,7 +19,8 @@ LARGE = ("--set", f"min_size={HEIGHT}", "--set", f"max_size={WIDTH}")
 FAST = ("--set", "rpn_pre_nms=50", "--set", "rpn_post_nms=50")
 
 
-def test_a_small_object_store_is_enough_and_nothing_is_spilled(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_small_object_store_is_enough_and_nothing_is_spilled(gpus: int, photos: Path, tmp_path: Path) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     pictures = [Image.open(path).resize((WIDTH, HEIGHT)) for path in sorted(photos.glob("*.jpg"))]
@@ -27,7 +28,7 @@ def test_a_small_object_store_is_enough_and_nothing_is_spilled(photos: Path, tmp
         pictures[i % len(pictures)].save(folder / f"{i:02d}.jpg")
     assert IMAGES * WIDTH * HEIGHT * 3 > 1.5 * STORE, "all pixels together must not fit"
     with Raylets() as raylets:
-        raylets.add("small", num_cpus=2, object_store_memory=STORE)
+        raylets.add("small", num_cpus=2, num_gpus=gpus, object_store_memory=STORE)
         command = ["python", "-m", "jobs.segment", str(folder), str(output), *LARGE, *FAST]
         raylets.job("submit", "--no-wait", "--submission-id", "small", "--working-dir", ".", "--", *command)
         assert raylets.ended("small", 480) == "SUCCEEDED", raylets.logs("small")
