@@ -1,9 +1,11 @@
 """Breaks one growing job at random for some minutes, starts it again until it is done, and prints a score.
 
     PYTHONPATH=. python tests/soak.py --minutes 10 --seed 0
+    PYTHONPATH=. python tests/soak.py --minutes 10 --seed 0 --output disk
 
 Everything is real: an S3 server behind a proxy that misbehaves, a cluster of raylets, the job as a user runs
-it, on that cluster or on a Ray of its own. The exit status is 0 if no row was lost or doubled and no mask differs
+it, on that cluster or on a Ray of its own. It writes to the S3 server or, `--output disk`, to a small disk that
+is full at times. The exit status is 0 if no row was lost or doubled and no mask differs
 from those of an undisturbed run.
 """
 
@@ -21,7 +23,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from faults.check import Row, account, bit_equal, differences, rows_of
-from faults.growth import Growth
+from faults.disk import SmallDisk
+from faults.growth import Deck, Growth
 from faults.images import original
 from faults.jobs import Job, end, raylets, run, workers
 from faults.nodes import Nodes
@@ -34,14 +37,16 @@ from pipeline.storage import Place
 
 STAGES = ("Segment", "Encode", "Fetch", "Write", "_Register", "_Board")  # whose workers are killed
 ATTEMPTS = 8  # of the undisturbed end
+MEBIBYTES = 64  # of the disk: more than any soak writes
 PHOTOS = Path(__file__).parent / "data" / "photos"
 
 
 class Soak:
     """One output and all that may befall it."""
 
-    def __init__(self, server: S3Server, proxy: Proxy, nodes: Nodes, seed: int) -> None:
-        self.server, self.proxy, self.nodes, self.random = server, proxy, nodes, random.Random(seed)
+    def __init__(self, server: S3Server, proxy: Proxy, nodes: Nodes, disk: SmallDisk | None, seed: int) -> None:
+        self.server, self.proxy, self.nodes, self.disk = server, proxy, nodes, disk
+        self.random = random.Random(seed)
         self.sources = [p for p in sorted((DATA / "images").iterdir()) if Image.open(p).size == (256, 256)][:12]
         self.images = Growth.of_shipped(server.filesystem(), "lab/plates", self.sources, PHOTOS, seed)
         self.injected, self.statuses, self.second_jobs = Counter[str](), Counter[str](), Counter[str]()
@@ -49,6 +54,9 @@ class Soak:
         self.on_cluster = False
         options = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "endpoint_url": "AWS_ENDPOINT_URL_S3"}
         self.output = Place("s3://lab/masks", {k: server.environment[v] for k, v in options.items()})
+        if disk:
+            self.output = Place(str(disk.folder / "masks"))
+        self.faults = Deck(self._faults(), self.random)
         self.began = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -70,11 +78,13 @@ class Soak:
             self.job = job
             self.say(f"job starts on {'the cluster' if self.on_cluster else 'this machine'}")
             while not self._ends_within(self.random.uniform(2, 14), until):
-                fault = self.random.choice(self.faults)
+                fault = next(self.faults)
                 if fault():
                     name = fault.__name__.strip("_").replace("_", " ")
                     self.injected[name] += 1
                     self.say(name)
+                else:
+                    self.faults.put_back(fault)
                 if time.monotonic() > until:
                     break
             status = job.wait()
@@ -90,8 +100,7 @@ class Soak:
             time.sleep(0.2)
         return self.job.ended
 
-    @property
-    def faults(self) -> list[Callable[[], bool]]:
+    def _faults(self) -> list[Callable[[], bool]]:
         """Each does its harm and says whether it could."""
         return [
             self._driver_killed,
@@ -102,7 +111,7 @@ class Soak:
             self._store_busy,
             self._store_cuts,
             self._store_slow,
-            self._store_denies,
+            self._disk_full if self.disk else self._store_denies,
             self._shard_replaced,
             self._second_job,
         ]
@@ -150,6 +159,13 @@ class Soak:
 
     def _store_denies(self) -> bool:
         return self._for_a_while(Faults(denied=self.random.uniform(0.2, 1), methods=("PUT", "POST", "DELETE")))
+
+    def _disk_full(self) -> bool:
+        assert self.disk
+        self.disk.fill()
+        self._ends_within(self.random.uniform(5, 15), time.monotonic() + 15)
+        self.disk.free()
+        return True
 
     def _shard_replaced(self) -> bool:
         return self.images.replace_a_shard()
@@ -217,7 +233,7 @@ def score(soak: Soak, reference: dict[str, Row], starts: int, minutes: float) ->
     }
 
 
-def soak(minutes: float, seed: int) -> bool:
+def soak(minutes: float, seed: int, to_disk: bool) -> bool:
     """Breaks, mends and counts; whether nothing was lost, doubled or different."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maskfleet-soak-")))
@@ -225,7 +241,9 @@ def soak(minutes: float, seed: int) -> bool:
         proxy = stack.enter_context(Proxy(server.endpoint, seed=seed))
         nodes = stack.enter_context(Nodes(2, server.environment | {"AWS_ENDPOINT_URL_S3": proxy.endpoint}))
         server.filesystem().mkdir("lab")
-        it = Soak(server, proxy, nodes, seed)
+        (folder / "disk").mkdir()
+        disk = stack.enter_context(SmallDisk(folder / "disk", MEBIBYTES)) if to_disk else None
+        it = Soak(server, proxy, nodes, disk, seed)
         it.say("an undisturbed run for reference")
         (folder / "sources").mkdir()
         for path in it.sources:
@@ -247,5 +265,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to break it (10)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    parser.add_argument("--output", choices=["s3", "disk"], default="s3", help="where the job writes (s3)")
     given = parser.parse_args()
-    sys.exit(0 if soak(given.minutes, given.seed) else 1)
+    sys.exit(0 if soak(given.minutes, given.seed, given.output == "disk") else 1)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from faults.disk import SmallDisk
 from faults.images import upload
 from faults.jobs import QUICK, Job, run
 from faults.proxy import Faults, Proxy
@@ -107,36 +105,26 @@ def test_keys_that_may_not_write(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, of 8 MiB."""
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """A file that takes all that is left of a disk."""
-    filler = folder / "filler"
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
-    return filler
+    try:
+        with SmallDisk(folder, mebibytes=8) as disk:
+            yield disk
+    except PermissionError as error:
+        pytest.skip(str(error))
 
 
 def test_a_disk_that_is_full(
-    small_disk: Path, plates: Callable[[int], list[str]], unharmed: Check, tmp_path: Path
+    small_disk: SmallDisk, plates: Callable[[int], list[str]], unharmed: Check, tmp_path: Path
 ) -> None:
-    inputs, output = plates(40), place(small_disk / "masks")
+    inputs, output = plates(40), place(small_disk.folder / "masks")
     arguments = (tmp_path / "plates", output.url, *QUICK)
     with Job(*arguments) as job:
         job.until_says("segmenting")
-        filler = fill(small_disk)
+        small_disk.fill()
         assert job.wait() == 1
         assert_one_line(job.log, output.url, "No space left on device")
-    filler.unlink()
+    small_disk.free()
     run(*arguments)
     unharmed(output, inputs)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from s3fs import S3FileSystem
 
@@ -13,6 +14,25 @@ from faults.images import names, shard, whole_members
 
 BAD = {"empty.png": (b"", "EmptyFile: "), "page.png": (b"<html>404</html>", "NotAnImage: ")}
 DAMAGED = 2  # of each arrival
+T = TypeVar("T")
+
+
+class Deck(Generic[T]):
+    """Some things in random order, and again in another when all have come up: none is missing for long."""
+
+    def __init__(self, things: Sequence[T], chance: random.Random) -> None:
+        self._things, self._random, self._left = things, chance, list[T]()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        self._left = self._left or self._random.sample(self._things, len(self._things))
+        return self._left.pop()
+
+    def put_back(self, thing: T) -> None:
+        """Lets one that was drawn come up again after the others."""
+        self._left.insert(0, thing)
 
 
 class Growth:
@@ -36,6 +56,7 @@ class Growth:
         self._fs, self._prefix, self._sources, self._random = fs, prefix, sources, chance
         self._damaged = list(damaged.items())
         self._shards: dict[str, list[tuple[str, Path]]] = {}
+        self._kinds = Deck([self._loose, self._shard, self._cut_shard], chance)
         self.inputs: list[str] = []
         self.bad: dict[str, str] = {}
         self.unsure: set[str] = set()
@@ -49,7 +70,7 @@ class Growth:
         """Some more, the bad among them; how many there are now."""
         start, count = len(self.inputs), self._random.randint(30, 70)
         members = [(n, self._sources[i % len(self._sources)]) for i, n in enumerate(names(self._sources, count))]
-        self._random.choice([self._loose, self._shard, self._cut_shard])(f"{self._prefix}/{start:06d}", members)
+        next(self._kinds)(f"{self._prefix}/{start:06d}", members)
         name, (content, error) = self._random.choice(list(BAD.items()))
         self.bad[self._put(f"{start:06d}-{name}", content)] = error
         for _ in range(DAMAGED):
