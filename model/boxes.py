@@ -8,7 +8,8 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, nms
+
+from model.operators import operators
 
 
 def decode(
@@ -73,7 +74,7 @@ def image_by_image(boxes: Tensor, scores: Tensor, image: Tensor, group: Tensor, 
     """
     counts = torch.bincount(image).tolist()
     parts = zip(*(t.split(counts) for t in (boxes, scores, group)), strict=True)
-    kept = [batched_nms(*part, threshold)[:count] for part in parts]
+    kept = [operators().batched_nms(*part, threshold)[:count] for part in parts]
     return torch.cat([k + start for k, start in zip(kept, accumulate([0, *counts[:-1]]), strict=True)])
 
 
@@ -91,7 +92,7 @@ def several_images_a_call(
     calls = _calls(torch.bincount(image).tolist(), at_once)
     apart = (image * (group.max() + 1) + group).double() * (boxes.max().double() + 1)
     moved, exact = (boxes.double() + apart[:, None]).split(calls), scores.double().split(calls)
-    kept = [nms(*part, threshold) for part in zip(moved, exact, strict=True)]  # best first
+    kept = [operators().nms(*part, threshold) for part in zip(moved, exact, strict=True)]  # best first
     order = torch.cat([k + start for k, start in zip(kept, accumulate([0, *calls[:-1]]), strict=True)])
     order = order[torch.argsort(image[order], stable=True)]
     image = image[order]

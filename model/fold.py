@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
-from torchvision.ops.misc import FrozenBatchNorm2d
 
+from model.operators import operators
 from model.resnet import BasicBlock, Bottleneck, ResNet
-
-NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
 
 def fold_batch_norm(network: nn.Module) -> None:
     """Folds every batch normalisation of a network, in place; the folded layers become identities."""
+    norms = nn.BatchNorm2d, operators().FrozenBatchNorm2d
     for module in list(network.modules()):
         if isinstance(module, ResNet | BasicBlock | Bottleneck):
             for i in (1, 2, 3):
                 if hasattr(module, f"conv{i}"):
                     setattr(module, f"conv{i}", _folded(getattr(module, f"conv{i}"), getattr(module, f"bn{i}")))
                     setattr(module, f"bn{i}", nn.Identity())
-        elif isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], NORMS):
+        elif isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], norms):
             module[0], module[1] = _folded(module[0], module[1]), nn.Identity()
 
 
 @torch.no_grad()
-def _folded(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
+def _folded(conv: nn.Module, norm: Any) -> nn.Conv2d:
     """A convolution that does what `conv` followed by `norm` did; computed in float64."""
     assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, NORMS)
     mean, variance = norm.get_buffer("running_mean").double(), norm.get_buffer("running_var").double()
     scale = norm.weight.double() / (variance + norm.eps).sqrt()
     folded = copy.deepcopy(conv)

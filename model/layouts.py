@@ -7,16 +7,12 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
+from model.coco import COCO_CLASSES
 from model.errors import WeightsError
 
 Rename = tuple[re.Pattern[str], str]
 State = dict[str, Tensor]
-
-COCO_OUTPUTS = 91  # torchvision's COCO checkpoints: output i is COCO category id i, ten of them unused
-_COCO = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-COCO_CLASSES = {i: name for i, name in enumerate(_COCO) if name not in ("__background__", "N/A")}  # 80 of them
 
 
 def renamed(state: State, renames: Iterable[Rename], ignored: re.Pattern[str] | None = None) -> State:

@@ -13,13 +13,12 @@ import urllib.request
 from pathlib import Path
 
 import torch
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
 
 from model.errors import WeightsError
 
 PUBLISHED = {
-    "coco": MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url,
-    "coco-v2": MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.url,
+    "coco": "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
+    "coco-v2": "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
 }
 CHUNK = 1 << 20
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor, nn
-from torchvision.ops.misc import FrozenBatchNorm2d
 
+from model.operators import operators
 from model.preset import Preset
 
 Norm = Callable[[int], nn.Module]
@@ -108,7 +108,7 @@ class ResNet(nn.Module):
         bn_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        norm = partial(FrozenBatchNorm2d if frozen_bn else nn.BatchNorm2d, eps=bn_eps)
+        norm = partial(operators().FrozenBatchNorm2d if frozen_bn else nn.BatchNorm2d, eps=bn_eps)
         self.conv1 = nn.Conv2d(3, stem, 7, 2, 3, bias=False)
         self.bn1 = norm(stem)
         self.relu = nn.ReLU(inplace=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
+from model.operators import operators
 from model.preset import Preset
 
 
@@ -57,7 +57,7 @@ def pool(features: Sequence[Tensor], rois: Tensor, size: int, preset: Preset, ex
 
 def _roi_align(feature: Tensor, rois: Tensor, size: int, scale: float, sampling: int, aligned: bool) -> Tensor:
     """torchvision's operator, which computes in float32."""
-    return roi_align(feature.float(), rois, (size, size), scale, sampling, aligned).to(feature.dtype)
+    return operators().roi_align(feature.float(), rois, (size, size), scale, sampling, aligned).to(feature.dtype)
 
 
 def roi_align_by_gathering(

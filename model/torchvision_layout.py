@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from model.layouts import COCO_CLASSES, COCO_OUTPUTS, Rename, State, check_dimensions, renamed
+from model.coco import COCO_CLASSES, COCO_OUTPUTS
+from model.layouts import Rename, State, check_dimensions, renamed
 from model.preset import Preset
 
 _RENAMES: list[Rename] = [

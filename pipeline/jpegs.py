@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from model.memory import release_cached
 from model.preset import Preset
@@ -52,6 +51,8 @@ def _parts(sizes: Sequence[tuple[int, int]]) -> Iterator[slice]:
 def _decoded(files: Sequence[bytes], preset: Preset, device: torch.device) -> list[Tensor | str]:
     if not files:
         return []
+    from torchvision.io import ImageReadMode, decode_jpeg  # seconds, which only an actor should take
+
     if device.type == "cuda":
         # nvJPEG writes on a stream of its own, which does not wait for what still reads memory it is given again.
         torch.cuda.synchronize(device)

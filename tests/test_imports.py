@@ -70,9 +70,9 @@ def test_the_rule_sees_every_kind_of_import() -> None:
     assert imported(ast.parse("from . import x")) == {"(relative)"}
 
 
-def loaded(modules: str) -> set[str]:
+def loaded(modules: str, then: str = "pass") -> set[str]:
     """Top-level packages that importing some modules loads: what imports drag in no reading of the sources shows."""
-    code = f"import sys, {modules}; print(*{{m.split('.')[0] for m in sys.modules}})"
+    code = f"import sys, {modules}; {then}; print(*{{m.split('.')[0] for m in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
@@ -84,6 +84,7 @@ def test_importing_the_model_room_loads_none_of_them() -> None:
 
 
 def test_only_the_actor_loads_what_the_network_needs() -> None:
-    """Every process of the other stages would take seconds and hundreds of megabytes for it."""
-    assert "torchvision" in loaded("pipeline.segment")
-    assert "torchvision" not in loaded("pipeline.fetch, pipeline.decode, pipeline.encode")
+    """Every process of the other stages, and the one that checks a checkpoint, would take seconds for it."""
+    checks, runs = "c = m.read_checkpoint('nuclei'); m.build(c, c.preset)", "m.load_model('nuclei', precision='bf16')"
+    assert "torchvision" in loaded("model.load as m", runs)
+    assert "torchvision" not in loaded("model.load as m, jobs.segment, pipeline.fetch, pipeline.encode", checks)

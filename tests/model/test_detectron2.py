@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from model import WeightsError, load_model, read_checkpoint, rle
-from model.layouts import COCO_CLASSES
+from model.coco import COCO_CLASSES
 from model.rpn import propose
 from model.transform import to_input
 

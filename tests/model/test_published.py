@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
 
 from model import Checkpoint, MaskRCNN, Preset, WeightsError, load_model, published, read_checkpoint
+from model.coco import COCO_CLASSES, COCO_OUTPUTS
 from model.published import PUBLISHED, fetch_published
 
 
@@ -55,8 +57,14 @@ def publish(server: Server, body: bytes, monkeypatch: pytest.MonkeyPatch, path: 
 
 
 def test_the_addresses_are_torchvisions() -> None:
-    assert PUBLISHED["coco"].endswith("maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
-    assert PUBLISHED["coco-v2"].endswith("maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth")
+    theirs = {"coco": MaskRCNN_ResNet50_FPN_Weights, "coco-v2": MaskRCNN_ResNet50_FPN_V2_Weights}
+    assert {name: weights.COCO_V1.url for name, weights in theirs.items()} == PUBLISHED
+
+
+def test_the_categories_are_cocos() -> None:
+    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    assert len(names) == COCO_OUTPUTS
+    assert {i: n for i, n in enumerate(names) if n not in ("__background__", "N/A")} == COCO_CLASSES
 
 
 def test_fetched_once_and_loaded(

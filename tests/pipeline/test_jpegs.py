@@ -89,7 +89,7 @@ def test_no_more_is_decoded_at_once_than_fits(photos: Path, monkeypatch: pytest.
     expected = decode_jpegs(files, sizes, SMALL, CPU)
     largest = max(3 * h * w for h, w in sizes)
     device = Device(room=3 * largest)
-    monkeypatch.setattr("pipeline.jpegs.decode_jpeg", device)
+    monkeypatch.setattr("torchvision.io.decode_jpeg", device)
     monkeypatch.setattr("pipeline.jpegs.AT_ONCE", 3 * largest)
     found = decode_jpegs(files, sizes, SMALL, CPU)
     assert len(files) > 6
@@ -105,7 +105,7 @@ def test_an_image_without_room_on_the_device_is_decoded_beside_it(
     files = [p.read_bytes() for p in sorted(photos.glob("*.jpg"))]
     sizes = sizes_of(files)
     *_, below, largest = sorted({3 * h * w for h, w in sizes})
-    monkeypatch.setattr("pipeline.jpegs.decode_jpeg", Device(room=below))
+    monkeypatch.setattr("torchvision.io.decode_jpeg", Device(room=below))
     expected = [
         shrink(decode_jpeg(torch.frombuffer(bytearray(f), dtype=torch.uint8)).permute(1, 2, 0), SMALL) for f in files
     ]
