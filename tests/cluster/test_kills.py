@@ -23,7 +23,7 @@ def test_driver_and_raylet_killed_again_and_again(
     output, generator = place(tmp_path / "out"), random.Random(0)
     arguments = (tmp_path / "plates", output.url, *QUICK)
     with ExitStack() as jobs:  # a killed driver's workers may write for seconds yet, and the next run must bear it
-        for victim in ("driver", "raylet", "driver"):
+        for victim in ("raylet", "driver"):
             inputs, committed = plates(64), commits(output)
             job = jobs.enter_context(Job(*arguments))
             job.until_commits(output, committed + 1)

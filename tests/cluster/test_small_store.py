@@ -11,9 +11,9 @@ from PIL import Image
 from raylets import Raylets
 
 pytestmark = pytest.mark.slow
-STORE = 300_000_000
+STORE = 120_000_000
 SPILLED = r'^ray_spill_manager_objects_bytes\{.*State="Spilled".*\} (\S+)$'
-IMAGES, WIDTH, HEIGHT = 144, 1333, 800
+IMAGES, WIDTH, HEIGHT = 240, 667, 400
 # Decode sends such images on as they are; few proposals, so that the network is fast on them.
 LARGE = ("--set", f"min_size={HEIGHT}", "--set", f"max_size={WIDTH}")
 FAST = ("--set", "rpn_pre_nms=50", "--set", "rpn_post_nms=50")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faults.disk import SmallDisk
 from faults.images import upload
-from faults.jobs import QUICK, Job, run
+from faults.jobs import QUICK, Job, run, wait_for, workers
 from faults.proxy import Faults, Proxy
 from s3fs import S3FileSystem
 
@@ -36,7 +36,8 @@ def test_a_server_killed_and_started_again(sources: list[Path], unharmed: Check,
         arguments = ("s3://lab/plates", "s3://lab/masks", *QUICK)
         output = Place("s3://lab/masks", _options(server))
         with Job(*arguments, environment=server.environment) as job:
-            job.until_says("segmenting")
+            # The driver itself reports a store that is away at once, since nothing has been spent yet.
+            wait_for(lambda: workers(job.below(), "Segment"), "an actor", unless=lambda: job.ended)
             _away(server, 5)
             job.until_results(output)
             _away(server, 10)

@@ -36,12 +36,12 @@ def test_other_settings_put_the_old_results_aside_when_that_is_confirmed(plate: 
     output = tmp_path / "out"
     segment(plate, output)
     before = results(output)
-    refused = maskfleet("segment", plate, output, "--min-score", 0.9, check=False)
-    assert refused.returncode == 1
+    refused = planned(plate, output, "--min-score", 0.9)
+    assert refused.exit_code == 1
     assert "min_score 0.05 -> 0.9" in refused.stderr
     assert "--overwrite" in refused.stderr
-    unanswered = maskfleet("segment", plate, output, "--min-score", 0.9, "--overwrite", check=False)
-    assert unanswered.returncode == 1
+    unanswered = planned(plate, output, "--min-score", 0.9, "--overwrite")
+    assert unanswered.exit_code == 1
     assert "--yes" in unanswered.stderr
     assert results(output) == before
     record = segment(plate, output, "--min-score", 0.9, "--overwrite", "--yes")

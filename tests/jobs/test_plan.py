@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from test_again import contents
-from test_segment import maskfleet, planned, results, segment
+from test_segment import planned, results, segment
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ def plan_of(*arguments: object) -> dict:
 def test_a_plan_counts_and_samples_and_segments_nothing(plate: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     (plate / "text.jpg").write_text("no picture")
-    plan = segment(plate, output, "--plan")
+    plan = plan_of(plate, output, "--plan")
     assert (plan["images"], plan["left"], plan["unsized"], plan["kinds"]) == (7, 7, 0, {"image": 7})
     assert plan["bytes"] == sum(p.stat().st_size for p in plate.iterdir())
     assert (plan["sample"]["images"], plan["sample"]["failed"]) == (7, 1)
@@ -28,12 +28,12 @@ def test_a_plan_counts_and_samples_and_segments_nothing(plate: Path, tmp_path: P
     assert not (output / "results").exists()
     assert not (output / "_lease.json").exists()
     record = segment(plate, output)
-    shown = maskfleet("segment", plate, output, "--plan").stdout
+    shown = planned(plate, output, "--plan").stdout
     assert "left        0 images" in shown
     (plate / "another.png").write_bytes(next(plate.glob("*.png")).read_bytes())
-    plan = segment(plate, output, "--plan")
+    plan = plan_of(plate, output, "--plan")
     assert (plan["images"], plan["left"], plan["last_rate"]) == (8, 1, record["images_per_second"])
-    shown = maskfleet("segment", plate, output, "--plan").stdout
+    shown = planned(plate, output, "--plan").stdout
     assert "on this machine alone" in shown
     assert "at the last run's" in shown
 

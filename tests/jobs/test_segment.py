@@ -130,8 +130,8 @@ def test_again_does_nothing_and_three_more_images_are_three(mixed: tuple[Path, P
 
 def test_other_settings_on_the_same_output_are_refused(mixed: tuple[Path, Path, dict]) -> None:
     folder, output, _ = mixed
-    done = maskfleet("segment", folder, output, "--min-score", "0.9", check=False)
-    assert done.returncode == 1
+    done = planned(folder, output, "--min-score", "0.9")
+    assert done.exit_code == 1
     assert "min_score 0.05 -> 0.9" in done.stderr
 
 
@@ -162,10 +162,11 @@ def test_a_killed_job_continues_and_each_image_is_there_once(nuclei: Path, tmp_p
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     source = sorted(p for p in nuclei.iterdir() if p.stat().st_size < 60_000)[:16]
-    for copy in range(6):
+    for copy in range(10):
         for path in source:
             shutil.copy(path, folder / f"{copy}-{path.name}")
-    command = [sys.executable, "-m", "jobs.main", "segment", str(folder), str(output)]
+    quick = ("--set", "min_size=128", "--set", "max_detections=30")
+    command = [sys.executable, "-m", "jobs.main", "segment", str(folder), str(output), *quick]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     committed = output / "_checkpoint"
     while not any(".pending" not in p.name for p in committed.glob("*.parquet")):
@@ -175,9 +176,9 @@ def test_a_killed_job_continues_and_each_image_is_there_once(nuclei: Path, tmp_p
     process.wait()
     time.sleep(3)  # Ray's own processes notice that their driver is gone
     at_kill = pads.dataset(str(output / "results"), format="parquet").count_rows()
-    assert 0 < at_kill < 96
-    record = segment(folder, output)
-    assert record["images_before"] + record["images_to_do"] == record["done"] == 96
+    assert 0 < at_kill < 160
+    record = segment(folder, output, *quick)
+    assert record["images_before"] + record["images_to_do"] == record["done"] == 160
     uris = [r["uri"] for r in results(output)]
     assert sorted(uris) == sorted(str(p) for p in folder.iterdir())
     assert not list(committed.glob("*.pending.parquet"))
@@ -365,13 +366,13 @@ def overlap(xywh: list[float], xyxy: list[float]) -> float:
 
 def test_tiles_are_a_setting_that_results_are_not_mixed_of(slide: Path, tmp_path: Path) -> None:
     segment(slide / "small.png", tmp_path / "out")
-    refused = maskfleet("segment", slide / "small.png", tmp_path / "out", "--tile", 256, check=False)
-    assert refused.returncode == 1
+    refused = planned(slide / "small.png", tmp_path / "out", "--tile", 256)
+    assert refused.exit_code == 1
     assert "tiling" in refused.stderr
 
 
 @pytest.mark.parametrize("arguments", [("--overlap", "10"), ("--tile", "64", "--overlap", "64")])
 def test_tiles_that_make_no_sense(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    refused = maskfleet("segment", tmp_path, tmp_path / "out", *arguments, check=False)
-    assert refused.returncode == 2
+    refused = planned(tmp_path, tmp_path / "out", *arguments)
+    assert refused.exit_code == 2
     assert "--overlap" in refused.stderr
