@@ -186,6 +186,7 @@ class TileError(Exception):
 
 def in_place(values: pa.ChunkedArray) -> Iterator[pa.Buffer | None]:
     """Where each of some large binary values lies: the pixels of an image take milliseconds to copy."""
+    assert values.type == pa.large_binary()
     for chunk in filter(len, values.chunks):
         _, offsets, data = chunk.buffers()
         stops = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
