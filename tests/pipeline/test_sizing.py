@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model import Preset
 from model.mask_rcnn import batches
 from model.transform import resized_size
-from pipeline.sizing import LIGHT_CPUS, actors_on, on_cpus, on_gpus
+from pipeline.sizing import LIGHT_CPUS, _room, actors_on, on_cpus, on_gpus
 
 PHOTOGRAPHS = {  # height and width of 64 photographs of COCO 2017, and how many have them
     (480, 640): 15, (427, 640): 7, (640, 480): 6, (426, 640): 4, (428, 640): 3, (640, 427): 2, (425, 640): 2,
@@ -124,6 +124,12 @@ def test_an_actor_has_its_gpus_on_one_node_and_a_fraction_on_one_gpu() -> None:
     assert actors_on([2, 1], 0.5) == 6
     assert actors_on([4], 0.3) == 12
     assert actors_on([], 1) == 0
+
+
+def test_where_no_gpu_node_has_come_windows_fit_a_small_one() -> None:
+    size = 800 * 1333 * 3
+    assert _room([{"CPU": 4, "object_store_memory": 10**12}], 1, size) == [187]
+    assert _room([{"CPU": 4, "GPU": 8, "object_store_memory": 10**12}, {"object_store_memory": 1}], 1, size) == [4884]
 
 
 def sized(gpus: int, *asked: float | None) -> list[str]:
