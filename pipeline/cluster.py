@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray
@@ -53,6 +53,32 @@ class Connection:
 def on_a_cluster() -> bool:
     """Whether the environment names a cluster, as it does within `ray job submit`."""
     return bool(os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"))
+
+
+def nodes_up() -> list[dict[str, float]]:
+    """The resources of each node that is alive."""
+    return [n["Resources"] for n in ray.nodes() if n["Alive"]]
+
+
+def awaited(
+    enough: Callable[[list[dict[str, float]]], bool], gpus_per_worker: float, actors: int
+) -> list[dict[str, float]]:
+    """The nodes as soon as they are enough, while Ray's autoscaler is asked for nodes on which so many actors fit.
+
+    What asks are tasks that wait for their GPUs, as actors would. They go with this driver however it ends, and do
+    not replace what other jobs ask for, as a request to the autoscaler would.
+    """
+    waiting = ray.remote(num_gpus=gpus_per_worker, num_cpus=0)(_here)
+    tasks = [waiting.remote() for _ in range(actors)]
+    while not enough(nodes := nodes_up()):
+        time.sleep(1)
+    for task in tasks:
+        ray.cancel(task)
+    return nodes
+
+
+def _here() -> None:
+    """Where it runs there is a node with what it was given."""
 
 
 def _join() -> None:

@@ -140,7 +140,7 @@ def _segment(
     spent: Spent,
 ) -> None:
     """Runs the plan on what is left, and adds to what was spent, also where it is cut short."""
-    left, began = sum(len(s.rows) for s in work), time.monotonic()
+    left = sum(len(s.rows) for s in work)
     checkpoint.configure(context, options.output)
     network = Network(
         ray.put(weights), options.precision, options.compiled, options.tiling, options.nvjpeg, options.overrides
@@ -150,6 +150,7 @@ def _segment(
     resources = sizing.resources(
         options.workers, options.gpus_per_worker, options.batch_size, watcher.phase, left, pixels
     )
+    spent.resources, began = resources.plain(), time.monotonic()
     watcher.phase(f"segmenting {left:,} images")
     progress, casualties = Progress.start(), Casualties.start()
     share, ended = options.max_error_rate, False

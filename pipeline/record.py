@@ -55,11 +55,13 @@ class Spent:
     Attributes:
         images: that they were to do; of one that was cut short, those it did.
         seconds: that they took.
+        resources: what the last of them asked Ray for.
     """
 
     totals: Totals = field(default_factory=Totals)
     images: int = 0
     seconds: float = 0.0
+    resources: dict[str, Any] = field(default_factory=dict)
 
     def add(self, totals: Totals, images: int, seconds: float) -> None:
         """Adds a plan."""
@@ -88,6 +90,7 @@ def measured(spent: Spent) -> dict[str, Any]:
         for name, spent in totals.seconds.items()
     }
     found: dict[str, Any] = {"images_per_second": round(spent.images / spent.seconds, 3), "stages": stages}
+    found["resources"] = spent.resources
     found["reasons"] = totals.reasons.most_common(REASONS)
     found["peak_memory_of_driver"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
     if totals.batches["slots"]:

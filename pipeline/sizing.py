@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-import ray
 from ray.data import ActorPoolStrategy
 
-from pipeline.cluster import on_a_cluster
+from pipeline.cluster import awaited, nodes_up, on_a_cluster
 from pipeline.decode import BLOCK
 from pipeline.errors import InputError
 
@@ -16,7 +17,6 @@ THREADS = 8  # of one actor; more cores serve better as more actors
 BATCHES = 32  # in the window of an actor on a GPU, to fill them on mixed photos; a CPU takes images one by one anyway
 TURNS = 4  # windows of each actor, at least: with fewer, some wait while others have their last one
 SHARE = 8  # an actor's share of its node's object store holds so many windows: two wait, others are made and passed on
-UNSEEN = 4_800_000_000  # bytes of a node's object store where none has come: of the 16 GB of small GPU machines, 30 %
 BLOCKS = 64  # of which a node's object store has room: with fewer, Ray Data's limits come too late
 USED = 0.75  # of all cores: fewer and larger actors are better than to use more
 LIGHT_CPUS = 0.25  # of a core, for fetch, decode, encode and write tasks on a machine without a GPU
@@ -46,6 +46,11 @@ class Resources:
     window: int
     block: int = BLOCK
 
+    def plain(self) -> dict[str, Any]:
+        """For the record of a run; without an upper bound, the most actors are None."""
+        most = self.pool.max_size
+        return asdict(self) | {"pool": [self.pool.min_size, None if math.isinf(most) else most]}
+
 
 def resources(
     workers: tuple[int, int] | None,
@@ -60,7 +65,7 @@ def resources(
     Args:
         workers: (min, max) actors; None: as many as fit.
         gpus_per_worker: GPUs of an actor, or a fraction of one, on one node. A cluster without such a node is waited
-            for, since it may start one. None: one, where there are any or no worker has come yet; else actors compute
+            for, and asked to start one. None: one, where there are any or no worker has come yet; else actors compute
             on CPUs.
         batch_size: images of a forward pass, at most; None: 16 on a GPU, 8 without.
         say: told what is waited for.
@@ -71,20 +76,18 @@ def resources(
         InputError: this machine has fewer GPUs than that, or Ray cannot split them so.
     """
     asked, gpus_per_worker = gpus_per_worker is not None, gpus_per_worker or 1.0
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-    gpus = [n["GPU"] for n in nodes if n.get("GPU")]
-    cores = [int(n["CPU"]) for n in nodes if n.get("CPU", 0) >= 1]
     if gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker):
         raise InputError(f"--gpus-per-worker {gpus_per_worker}: more than one GPU must be a whole number")
-    if not gpus and not asked and cores:
-        return replace(on_cpus(workers, cores, batch_size or 8), block=_block(nodes))
+    nodes = nodes_up()
+    cores = [int(n["CPU"]) for n in nodes if n.get("CPU", 0) >= 1]
     # A cluster that scales from nothing has no worker yet: GPU workers will come.
-    fit = actors_on(gpus, gpus_per_worker)
-    if not fit:
-        _wait_or_refuse(gpus, gpus_per_worker, say)
+    if cores and not asked and not any(n.get("GPU") for n in nodes):
+        return replace(on_cpus(workers, cores, batch_size or 8), block=_block(nodes))
+    nodes = _with_gpus(nodes, gpus_per_worker, workers[0] if workers else 1, say)
+    fit = _fit(nodes, gpus_per_worker)
     most = None if on_a_cluster() else fit  # where nodes are added, actors are too: Ray Data counts the GPUs there are
-    sized = on_gpus(workers or (1, most), gpus_per_worker, batch_size or 16, None if workers else max(1, fit))
-    turn = images // (TURNS * (workers[1] if workers else max(1, fit)))
+    sized = on_gpus(workers or (1, most), gpus_per_worker, batch_size or 16, None if workers else fit)
+    turn = images // (TURNS * (workers[1] if workers else fit))
     window = min([sized.window, turn, *_room(nodes, gpus_per_worker, image_bytes)])
     return replace(sized, window=max(window, sized.batch_size), block=_block(nodes))
 
@@ -100,26 +103,42 @@ def actors_on(gpus: list[float], gpus_per_worker: float) -> int:
     return sum(int(n // gpus_per_worker) for n in gpus)
 
 
-def _wait_or_refuse(gpus: list[float], gpus_per_worker: float, say: Callable[[str], None]) -> None:
-    """Says what a cluster is waited for where no node holds an actor; refuses it on one machine."""
+def _fit(nodes: list[dict[str, float]], gpus_per_worker: float) -> int:
+    return actors_on([n.get("GPU", 0) for n in nodes], gpus_per_worker)
+
+
+def _with_gpus(
+    nodes: list[dict[str, float]], gpus_per_worker: float, actors: int, say: Callable[[str], None]
+) -> list[dict[str, float]]:
+    """The nodes, of which one at least holds an actor: a cluster without such a node is waited for.
+
+    Before that there is nothing to do, as decoded images would soon fill the nodes, and what an actor takes at once
+    depends on the memory of its node.
+
+    Args:
+        actors: that a cluster is asked for meanwhile.
+        say: told what is waited for.
+
+    Raises:
+        InputError: this machine has no such GPUs, and is no cluster.
+    """
+    if _fit(nodes, gpus_per_worker):
+        return nodes
+    most = max((n.get("GPU", 0) for n in nodes), default=0)
     if on_a_cluster():
-        most = f"the largest that is up has {max(gpus):g}" if gpus else "none with a GPU is up"
+        up = f"the largest that is up has {most:g}" if most else "none with a GPU is up"
         noun = "GPU" if gpus_per_worker <= 1 else "GPUs"
-        say(f"waiting for a node that has {gpus_per_worker:g} {noun} for an actor (--gpus-per-worker); {most}")
-    elif gpus:
-        raise InputError(f"--gpus-per-worker {gpus_per_worker:g}: this machine has {max(gpus):g}; give no more")
-    else:
-        raise InputError(f"--gpus-per-worker {gpus_per_worker:g}: this machine has no GPU; without it the CPU computes")
+        say(f"waiting for a node that has {gpus_per_worker:g} {noun} for an actor (--gpus-per-worker); {up}")
+        return awaited(lambda nodes: _fit(nodes, gpus_per_worker) > 0, gpus_per_worker, actors)
+    if most:
+        raise InputError(f"--gpus-per-worker {gpus_per_worker:g}: this machine has {most:g}; give no more")
+    raise InputError(f"--gpus-per-worker {gpus_per_worker:g}: this machine has no GPU; without it the CPU computes")
 
 
 def _room(nodes: list[dict[str, float]], gpus_per_worker: float, image_bytes: int) -> list[int]:
-    """Images of a window for which the object store of each node that holds actors on GPUs has room.
-
-    Where a cluster has no such node yet, of one as small as they come.
-    """
-    held = [(n["object_store_memory"], actors_on([n.get("GPU", 0)], gpus_per_worker)) for n in nodes]
-    shares = [store / actors for store, actors in held if actors] or [UNSEEN]
-    return [int(share / SHARE / image_bytes) for share in shares]
+    """Images of a window for which the object store of each node that holds actors on GPUs has room."""
+    held = [(n["object_store_memory"], _fit([n], gpus_per_worker)) for n in nodes]
+    return [int(store / actors / SHARE / image_bytes) for store, actors in held if actors]
 
 
 def _block(nodes: list[dict[str, float]]) -> int:

@@ -22,17 +22,28 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import psutil
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
 from jobs.s3_server import HOST, free_ports
 
 ROOT = Path(__file__).parents[1]
 RAY = str(Path(sys.executable).parent / "ray")
 START_SECONDS = 60.0
+AUTOSCALER = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+}
 T = TypeVar("T")
 
 
 class Raylets:
     """A head without CPUs, and the nodes that are added to it. A context manager.
+
+    Args:
+        node_types: of the nodes that Ray's autoscaler starts, as in a cluster's configuration; None: no autoscaler.
 
     Attributes:
         environment: what a client of this cluster needs: its token, and where jobs are submitted.
@@ -41,7 +52,8 @@ class Raylets:
         metrics: URL of the Prometheus endpoint of each node, by name; "head" is one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, node_types: dict[str, Any] | None = None) -> None:
+        self._node_types = node_types
         self.folder = Path(tempfile.mkdtemp(prefix="mfc-"))  # short: sockets live below it
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.gcs, self.metrics = f"{HOST}:{free_ports(1)[0]}", dict[str, str]()
@@ -61,7 +73,8 @@ class Raylets:
             port = self.gcs.split(":")[1]
             dashboard = ["--dashboard-host", HOST, "--dashboard-port", self.dashboard.split(":")[-1]]
             client = ["--ray-client-server-port", str(free_ports(1)[0])]
-            self._start("head", "--head", "--port", port, *dashboard, *client, "--num-cpus", "0", "--num-gpus", "0")
+            none = ["--num-cpus", "0", "--num-gpus", "0"]
+            self._start("head", "--head", "--port", port, *dashboard, *client, *none, *self._autoscaler())
         except BaseException:
             self.stop()
             raise
@@ -147,14 +160,34 @@ class Raylets:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
+    def _autoscaler(self) -> list[str]:
+        """What starts the head with Ray's second autoscaler, whose machines are raylets here, as in its own tests."""
+        if self._node_types is None:
+            return []
+        kind = FakeMultiNodeProvider
+        provider = {"type": "external", "module": f"{kind.__module__}.{kind.__name__}", "gcs_address": self.gcs}
+        head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+        config = {
+            "cluster_name": "test",
+            "max_workers": 8,
+            "provider": provider | {"launch_multiple": True, "disable_node_updaters": True},
+            "available_node_types": {"ray.head.default": head} | self._node_types,
+            **{key: [] for key in ("setup_commands", "head_setup_commands", "worker_setup_commands")},
+            "cluster_synced_files": [],
+        }
+        path = self.folder / "autoscaling.yaml"
+        path.write_text(json.dumps(config))
+        return ["--autoscaling-config", str(path)]
+
     def _start(self, name: str, *arguments: str) -> None:
         metrics = free_ports(1)[0]
         own = ["--node-ip-address", HOST, "--temp-dir", str(self.folder / name), "--block", *arguments]
         own += ["--metrics-export-port", str(metrics), "--dashboard-agent-listen-port", str(free_ports(1)[0])]
         log = self.folder / f"{name}.log"
         with log.open("wb") as out:
+            variables = self.environment | (AUTOSCALER if name == "head" and self._node_types else {})
             self._nodes[name] = subprocess.Popen(
-                [RAY, "start", *own], env=self.environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+                [RAY, "start", *own], env=variables, stdout=out, stderr=out, stdin=subprocess.DEVNULL
             )
         self.metrics[name] = f"http://{HOST}:{metrics}/metrics"
         deadline = time.monotonic() + START_SECONDS

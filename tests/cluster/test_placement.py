@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 from raylets import ROOT, Raylets
 
+from pipeline.sizing import SHARE
+
 pytestmark = pytest.mark.slow
 SMALL = ("--set", "min_size=128", "--set", "max_size=1024", "--batch-size", "4")
 
@@ -86,10 +88,29 @@ def test_a_node_with_the_gpus_of_an_actor_is_waited_for(nuclei: Path, tmp_path: 
         command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--gpus-per-worker", "2"]
         raylets.job("submit", "--no-wait", "--submission-id", "pair", "--working-dir", ".", "--", *command)
         raylets.wait(lambda: "waiting for a node that has 2 GPUs" in raylets.logs("pair"), 120)
-        raylets.wait(lambda: " 0 of 24 images" in raylets.logs("pair"), 120)
         raylets.add("pair", num_cpus=1, num_gpus=2)
         assert raylets.ended("pair") == "SUCCEEDED", raylets.logs("pair")
     assert pads.dataset(str(output / "results"), format="parquet").count_rows() == 24
+
+
+def test_a_cluster_that_scales_from_nothing_is_asked_for_the_nodes_and_windows_fit_their_memory(
+    nuclei: Path, tmp_path: Path
+) -> None:
+    """As with cluster.yaml: no worker is up when the job starts, and Ray's autoscaler starts those it waits for."""
+    folder, output = pictures(nuclei, tmp_path / "in", 296), tmp_path / "out"
+    machine = {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": 80_000_000}, "node_config": {}}
+    with Raylets({"gpu": machine | {"max_workers": 2}}) as raylets:
+        environment = json.dumps({"env_vars": {"PYTHONPATH": str(ROOT)}})
+        command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--workers", "2"]
+        raylets.job("submit", "--no-wait", "--submission-id", "zero", "--runtime-env-json", environment, "--", *command)
+        assert raylets.ended("zero") == "SUCCEEDED", raylets.logs("zero")
+        waited, _, worked = raylets.logs("zero").partition("segmenting 300 images")
+        assert "waiting for a node that has 1 GPU" in waited
+        assert "Adding 2 node(s) of type gpu" in waited + worked
+    assert pads.dataset(str(output / "results"), format="parquet").count_rows() == 300
+    (record,) = (json.loads(path.read_text()) for path in (output / "runs").iterdir())
+    assert record["resources"]["pool"] == [2, 2]
+    assert record["resources"]["window"] == 80_000_000 // (SHARE * 128 * 1024 * 3)
 
 
 def alive(fleet: Raylets) -> int:

@@ -126,46 +126,43 @@ def test_an_actor_has_its_gpus_on_one_node_and_a_fraction_on_one_gpu() -> None:
     assert actors_on([], 1) == 0
 
 
-def test_where_no_gpu_node_has_come_windows_fit_a_small_one() -> None:
+def test_windows_fit_the_memory_of_the_nodes_that_hold_actors() -> None:
     size = 800 * 1333 * 3
-    assert _room([{"CPU": 4, "object_store_memory": 10**12}], 1, size) == [187]
-    assert _room([{"CPU": 4, "GPU": 8, "object_store_memory": 10**12}, {"object_store_memory": 1}], 1, size) == [4884]
+    beside = [{"CPU": 4, "object_store_memory": 10**12}, {"object_store_memory": 1}]
+    assert _room([{"CPU": 4, "GPU": 8, "object_store_memory": 10**12}, *beside], 1, size) == [4884]
+    assert _room([{"GPU": 1, "object_store_memory": 16 * 10**9}, *beside], 1, size) == [625]  # as in cluster.yaml
 
 
 def sized(gpus: int, *asked: float | None) -> list[str]:
-    """What is said, refused and chosen with so many logical GPUs: on this machine, then as a cluster."""
+    """What is refused and chosen with so many logical GPUs: on this machine, then as a cluster where that is up."""
     code = (
         "import os, ray; from pipeline.sizing import resources; from pipeline.errors import InputError\n"
         f"ray.init('local', num_cpus=2, num_gpus={gpus}, include_dashboard=False, log_to_driver=False)\n"
         "os.environ.pop('RAY_ADDRESS', None); os.environ.pop('RAY_JOB_ID', None)\n"
         "for on_a_cluster in (False, True):\n"
         f"  for asked in {asked}:\n"
+        f"    if on_a_cluster and (asked or 0) > {gpus}: continue\n"
         "    if on_a_cluster: os.environ['RAY_JOB_ID'] = '01000000'\n"
         "    try: chosen = resources(None, asked, None, lambda text: print('#', text), 9, 3)\n"
         "    except InputError as error: print('#', error)\n"
-        "    else: print('#', chosen.num_gpus, chosen.num_cpus, chosen.pool.initial_size, chosen.pool.max_size)"
+        "    else: print('#', chosen.num_gpus, chosen.num_cpus, chosen.pool.initial_size, *chosen.plain()['pool'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return [line[2:] for line in done.stdout.splitlines() if line.startswith("# ")]
 
 
-def test_gpus_that_are_asked_for_are_waited_for_on_a_cluster_only() -> None:
-    """A cluster of CPU nodes may have a group of GPU machines that has not started any."""
+def test_gpus_that_a_machine_has_not_are_refused() -> None:
     assert sized(0, 1.0, None) == [
         "--gpus-per-worker 1: this machine has no GPU; without it the CPU computes",
-        "0 1.0 1 1",
-        "waiting for a node that has 1 GPU for an actor (--gpus-per-worker); none with a GPU is up",
-        "1.0 0 1 inf",
-        "0 1.0 1 1",
+        "0 1.0 1 1 1",
+        "0 1.0 1 1 1",
     ]
 
 
-def test_more_gpus_than_a_node_has_are_waited_for_on_a_cluster_only() -> None:
+def test_the_pool_grows_with_a_cluster_and_not_with_a_machine() -> None:
     assert sized(2, 4.0, 1.0) == [
         "--gpus-per-worker 4: this machine has 2; give no more",
-        "1.0 0 2 2",
-        "waiting for a node that has 4 GPUs for an actor (--gpus-per-worker); the largest that is up has 2",
-        "4.0 0 1 inf",
-        "1.0 0 2 inf",
+        "1.0 0 2 1 2",
+        "1.0 0 2 1 None",
     ]
