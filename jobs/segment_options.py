@@ -79,9 +79,9 @@ Workers = Annotated[
 GpusPerWorker = Annotated[
     float | None,
     typer.Option(
-        min=0.01,
-        help="GPUs of an actor; 0.5 packs two on one. Default: 1 where there are GPUs, else the CPUs compute. "
-        "Given, GPUs are waited for that a cluster is yet to start.",
+        min=0,
+        help="GPUs of an actor; 0.5 packs two on one, 0 computes on CPUs. Default: 1 where there are GPUs, else 0. "
+        "A cluster that has no node with so many, or no node at all yet, is asked to start one.",
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images an actor takes at once.")]

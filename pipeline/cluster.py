@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import ray
 from ray._private.services import canonicalize_bootstrap_address
 from ray.data import DataContext
+from ray.exceptions import RayError
 
 from pipeline.errors import InputError
 from pipeline.storage import one_line
@@ -61,18 +62,26 @@ def nodes_up() -> list[dict[str, float]]:
 
 
 def awaited(
-    enough: Callable[[list[dict[str, float]]], bool], gpus_per_worker: float, actors: int
+    enough: Callable[[list[dict[str, float]]], bool], actors: int, num_gpus: float, num_cpus: float
 ) -> list[dict[str, float]]:
     """The nodes as soon as they are enough, while Ray's autoscaler is asked for nodes on which so many actors fit.
 
-    What asks are tasks that wait for their GPUs, as actors would. They go with this driver however it ends, and do
+    What asks are tasks that wait for their place, as actors would. They go with this driver however it ends, and do
     not replace what other jobs ask for, as a request to the autoscaler would.
+
+    Raises:
+        InputError: Ray refuses such a task.
     """
-    waiting = ray.remote(num_gpus=gpus_per_worker, num_cpus=0)(_here)
-    tasks = [waiting.remote() for _ in range(actors)]
+    place = ray.remote(num_gpus=num_gpus, num_cpus=num_cpus)(_here)
+    waiting = [place.remote() for _ in range(actors)]
     while not enough(nodes := nodes_up()):
-        time.sleep(1)
-    for task in tasks:
+        here, waiting = ray.wait(waiting, num_returns=actors, timeout=1)
+        try:
+            ray.get(here)
+        except RayError as error:
+            raise InputError(f"no node for an actor (--gpus-per-worker) can be had: {one_line(error)}") from None
+        waiting += [place.remote() for _ in here]  # where they ran may be gone again
+    for task in waiting:
         ray.cancel(task)
     return nodes
 

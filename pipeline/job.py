@@ -146,15 +146,15 @@ def _segment(
         ray.put(weights), options.precision, options.compiled, options.tiling, options.nvjpeg, options.overrides
     )
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
-    pixels = 3 * preset.min_size * preset.max_size
+    share, pixels = options.max_error_rate, 3 * preset.min_size * preset.max_size
+    allowance = None if share is None else Allowance.of(share, counts(options.output), work)  # before GPUs are paid for
     resources = sizing.resources(
         options.workers, options.gpus_per_worker, options.batch_size, watcher.phase, left, pixels
     )
     spent.resources, began = resources.plain(), time.monotonic()
     watcher.phase(f"segmenting {left:,} images")
     progress, casualties = Progress.start(), Casualties.start()
-    share, ended = options.max_error_rate, False
-    allowance = None if share is None else Allowance.of(share, counts(options.output), work)
+    ended = False
     try:
         with watched(progress, watcher, left, allowance, lease.say, stopper.stop):
             plan.execute(

@@ -45,9 +45,10 @@ def execute(
     dataset = dataset.map_batches(Fetch(output.options, progress, casualties), **light)
     decode = Decode(preset, max_pixels, network.tiling, network.nvjpeg, progress, casualties, resources.block)
     dataset = dataset.map_batches(decode, **light)
+    device = "auto" if resources.num_gpus else "cpu"  # on one machine, Ray does not hide GPUs from who has none
     dataset = dataset.map_batches(
         Segment,
-        fn_constructor_args=(network, resources.threads, resources.batch_size, progress, casualties),
+        fn_constructor_args=(network, resources.threads, device, resources.batch_size, progress, casualties),
         compute=resources.pool,
         batch_format="pyarrow",
         batch_size=resources.window,

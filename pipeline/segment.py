@@ -62,13 +62,14 @@ class Segment:
     """
 
     def __init__(
-        self, network: Network, threads: int, batch_size: int, progress: Progress, casualties: Casualties
+        self, network: Network, threads: int, device: str, batch_size: int, progress: Progress, casualties: Casualties
     ) -> None:
         keep_freed_memory()
         torch.set_num_threads(threads)
         self.network = load_model(
             ray.get(network.checkpoint),
             precision=network.precision,
+            device=device,
             compiled=network.compiled,
             **network.overrides,
         )

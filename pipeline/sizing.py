@@ -19,6 +19,7 @@ TURNS = 4  # windows of each actor, at least: with fewer, some wait while others
 SHARE = 8  # an actor's share of its node's object store holds so many windows: two wait, others are made and passed on
 BLOCKS = 64  # of which a node's object store has room: with fewer, Ray Data's limits come too late
 USED = 0.75  # of all cores: fewer and larger actors are better than to use more
+SLIVER = 0.01  # of a GPU, the least: who puts more than a hundred actors on one has mistyped something
 LIGHT_CPUS = 0.25  # of a core, for fetch, decode, encode and write tasks on a machine without a GPU
 
 
@@ -64,9 +65,8 @@ def resources(
 
     Args:
         workers: (min, max) actors; None: as many as fit.
-        gpus_per_worker: GPUs of an actor, or a fraction of one, on one node. A cluster without such a node is waited
-            for, and asked to start one. None: one, where there are any or no worker has come yet; else actors compute
-            on CPUs.
+        gpus_per_worker: GPUs of an actor, or a fraction of one, on one node; 0: actors compute on CPUs. None: one where
+            there are any, else none; a cluster where no node is up yet is asked for one with a GPU.
         batch_size: images of a forward pass, at most; None: 16 on a GPU, 8 without.
         say: told what is waited for.
         images: of the job.
@@ -75,15 +75,14 @@ def resources(
     Raises:
         InputError: this machine has fewer GPUs than that, or Ray cannot split them so.
     """
-    asked, gpus_per_worker = gpus_per_worker is not None, gpus_per_worker or 1.0
-    if gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker):
+    if gpus_per_worker is not None and gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker):
         raise InputError(f"--gpus-per-worker {gpus_per_worker}: more than one GPU must be a whole number")
-    nodes = nodes_up()
-    cores = [int(n["CPU"]) for n in nodes if n.get("CPU", 0) >= 1]
-    # A cluster that scales from nothing has no worker yet: GPU workers will come.
-    if cores and not asked and not any(n.get("GPU") for n in nodes):
-        return replace(on_cpus(workers, cores, batch_size or 8), block=_block(nodes))
-    nodes = _with_gpus(nodes, gpus_per_worker, workers[0] if workers else 1, say)
+    if gpus_per_worker is not None and 0 < gpus_per_worker < SLIVER:
+        raise InputError(f"--gpus-per-worker {gpus_per_worker}: give 0 to compute on CPUs, or {SLIVER} or more")
+    nodes = _nodes(gpus_per_worker, workers[0] if workers else 1, say)
+    if gpus_per_worker == 0 or (gpus_per_worker is None and not _fit(nodes, 1)):
+        return replace(on_cpus(workers, _cores(nodes), batch_size or 8), block=_block(nodes))
+    gpus_per_worker = gpus_per_worker or 1
     fit = _fit(nodes, gpus_per_worker)
     most = None if on_a_cluster() else fit  # where nodes are added, actors are too: Ray Data counts the GPUs there are
     sized = on_gpus(workers or (1, most), gpus_per_worker, batch_size or 16, None if workers else fit)
@@ -107,9 +106,7 @@ def _fit(nodes: list[dict[str, float]], gpus_per_worker: float) -> int:
     return actors_on([n.get("GPU", 0) for n in nodes], gpus_per_worker)
 
 
-def _with_gpus(
-    nodes: list[dict[str, float]], gpus_per_worker: float, actors: int, say: Callable[[str], None]
-) -> list[dict[str, float]]:
+def _nodes(gpus_per_worker: float | None, actors: int, say: Callable[[str], None]) -> list[dict[str, float]]:
     """The nodes, of which one at least holds an actor: a cluster without such a node is waited for.
 
     Before that there is nothing to do, as decoded images would soon fill the nodes, and what an actor takes at once
@@ -117,22 +114,33 @@ def _with_gpus(
 
     Args:
         actors: that a cluster is asked for meanwhile.
-        say: told what is waited for.
 
     Raises:
-        InputError: this machine has no such GPUs, and is no cluster.
+        InputError: this machine has no such GPUs, and is no cluster; or the cluster refuses them.
     """
-    if _fit(nodes, gpus_per_worker):
+    nodes, gpus = nodes_up(), 1 if gpus_per_worker is None else gpus_per_worker
+    if _holds(nodes, gpus_per_worker):
         return nodes
     most = max((n.get("GPU", 0) for n in nodes), default=0)
     if on_a_cluster():
-        up = f"the largest that is up has {most:g}" if most else "none with a GPU is up"
-        noun = "GPU" if gpus_per_worker <= 1 else "GPUs"
-        say(f"waiting for a node that has {gpus_per_worker:g} {noun} for an actor (--gpus-per-worker); {up}")
-        return awaited(lambda nodes: _fit(nodes, gpus_per_worker) > 0, gpus_per_worker, actors)
+        what = f"{gpus:g} GPU{'s' if gpus > 1 else ''}" if gpus else "a CPU"
+        up = f"the largest that is up has {most:g}" if most else "none is up"
+        say(f"waiting for a node that has {what} for an actor (--gpus-per-worker); {up}")
+        return awaited(lambda nodes: _holds(nodes, gpus_per_worker), actors, gpus, 0 if gpus else 1)
     if most:
-        raise InputError(f"--gpus-per-worker {gpus_per_worker:g}: this machine has {most:g}; give no more")
-    raise InputError(f"--gpus-per-worker {gpus_per_worker:g}: this machine has no GPU; without it the CPU computes")
+        raise InputError(f"--gpus-per-worker {gpus:g}: this machine has {most:g}; give no more")
+    raise InputError(f"--gpus-per-worker {gpus:g}: this machine has no GPU; without it the CPU computes")
+
+
+def _holds(nodes: list[dict[str, float]], gpus_per_worker: float | None) -> bool:
+    """Whether some node has the GPUs of an actor, or a core for it where it may compute on CPUs."""
+    on_gpus_only, on_gpus_too = bool(gpus_per_worker), gpus_per_worker != 0
+    return bool(on_gpus_too and _fit(nodes, gpus_per_worker or 1)) or bool(not on_gpus_only and _cores(nodes))
+
+
+def _cores(nodes: list[dict[str, float]]) -> list[int]:
+    """Of each node that has any."""
+    return [int(n["CPU"]) for n in nodes if n.get("CPU", 0) >= 1]
 
 
 def _room(nodes: list[dict[str, float]], gpus_per_worker: float, image_bytes: int) -> list[int]:

@@ -118,6 +118,12 @@ class Raylets:
         query = "".join(f"&filter_keys={k}&filter_predicates=%3D&filter_values={v}" for k, v in filters.items())
         return self._get(f"/api/v0/{what}?detail=1&limit=10000{query}")["data"]["result"]["result"]
 
+    def demand(self) -> str:
+        """What Ray's autoscaler is asked for, as `ray status` prints it."""
+        command = [RAY, "status", "--address", self.gcs]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        return done.stdout.partition("Pending Demands:")[2]
+
     def status(self, job: str) -> str:
         """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
         return self._get(f"/api/jobs/{job}")["status"]

@@ -80,14 +80,29 @@ def test_halves_share_a_gpu_and_the_pool_grows_and_shrinks_with_the_work(
 
 
 def test_a_node_with_the_gpus_of_an_actor_is_waited_for(nuclei: Path, tmp_path: Path) -> None:
-    """Two nodes of one GPU do not hold an actor of two; the job says so, and does its work when such a node comes."""
+    """Two nodes of one GPU do not hold an actor of two; the job says so, and does its work when such a node comes.
+
+    What Ray's autoscaler is asked for meanwhile ends with the job.
+    """
     folder, output = pictures(nuclei, tmp_path / "in", 20), tmp_path / "out"
+    command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--gpus-per-worker", "2"]
+    environment = json.dumps({"env_vars": {"PYTHONPATH": str(ROOT)}})
     with Raylets() as raylets:
         for name in ("one", "another"):
             raylets.add(name, num_cpus=1, num_gpus=1)
-        command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--gpus-per-worker", "2"]
-        raylets.job("submit", "--no-wait", "--submission-id", "pair", "--working-dir", ".", "--", *command)
-        raylets.wait(lambda: "waiting for a node that has 2 GPUs" in raylets.logs("pair"), 120)
+
+        def begun(name: str, *options: str) -> None:
+            submit = ("submit", "--no-wait", "--submission-id", name, "--runtime-env-json", environment, "--")
+            raylets.job(*submit, *command, *options)
+            raylets.wait(lambda: "waiting for a node that has 2 GPUs" in raylets.logs(name), 120)
+            assert "the largest that is up has 1" in raylets.logs(name)
+
+        begun("stopped", "--workers", "3")
+        raylets.wait(lambda: "{'GPU': 2.0}: 3+ pending tasks/actors" in raylets.demand())
+        raylets.job("stop", "stopped")
+        raylets.wait(lambda: "no resource demands" in raylets.demand())
+        begun("pair")
+        raylets.wait(lambda: "{'GPU': 2.0}: 1+ pending tasks/actors" in raylets.demand())
         raylets.add("pair", num_cpus=1, num_gpus=2)
         assert raylets.ended("pair") == "SUCCEEDED", raylets.logs("pair")
     assert pads.dataset(str(output / "results"), format="parquet").count_rows() == 24
@@ -103,10 +118,8 @@ def test_a_cluster_that_scales_from_nothing_is_asked_for_the_nodes_and_windows_f
         environment = json.dumps({"env_vars": {"PYTHONPATH": str(ROOT)}})
         command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--workers", "2"]
         raylets.job("submit", "--no-wait", "--submission-id", "zero", "--runtime-env-json", environment, "--", *command)
-        assert raylets.ended("zero") == "SUCCEEDED", raylets.logs("zero")
-        waited, _, worked = raylets.logs("zero").partition("segmenting 300 images")
-        assert "waiting for a node that has 1 GPU" in waited
-        assert "Adding 2 node(s) of type gpu" in waited + worked
+        assert raylets.ended("zero", 300) == "SUCCEEDED", raylets.logs("zero")
+        assert "waiting for a node that has 1 GPU" in raylets.logs("zero")
     assert pads.dataset(str(output / "results"), format="parquet").count_rows() == 300
     (record,) = (json.loads(path.read_text()) for path in (output / "runs").iterdir())
     assert record["resources"]["pool"] == [2, 2]

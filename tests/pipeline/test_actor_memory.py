@@ -23,7 +23,7 @@ progress = Progress.start()
 
 def actor(**overrides):
     network = Network(ray.put(read_checkpoint("nuclei")), overrides=overrides)
-    return Segment(network, 1, 4, progress, Casualties.start())
+    return Segment(network, 1, "cpu", 4, progress, Casualties.start())
 
 def row(number, height, width, error=None):
     pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8).tobytes()

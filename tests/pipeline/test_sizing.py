@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model import Preset
 from model.mask_rcnn import batches
 from model.transform import resized_size
-from pipeline.sizing import LIGHT_CPUS, _room, actors_on, on_cpus, on_gpus
+from pipeline.sizing import LIGHT_CPUS, _holds, _room, actors_on, on_cpus, on_gpus
 
 PHOTOGRAPHS = {  # height and width of 64 photographs of COCO 2017, and how many have them
     (480, 640): 15, (427, 640): 7, (640, 480): 6, (426, 640): 4, (428, 640): 3, (640, 427): 2, (425, 640): 2,
@@ -153,16 +153,28 @@ def sized(gpus: int, *asked: float | None) -> list[str]:
 
 
 def test_gpus_that_a_machine_has_not_are_refused() -> None:
-    assert sized(0, 1.0, None) == [
+    assert sized(0, 1.0, None, 0.001, 1.5) == [
         "--gpus-per-worker 1: this machine has no GPU; without it the CPU computes",
         "0 1.0 1 1 1",
+        "--gpus-per-worker 0.001: give 0 to compute on CPUs, or 0.01 or more",
+        "--gpus-per-worker 1.5: more than one GPU must be a whole number",
         "0 1.0 1 1 1",
     ]
 
 
 def test_the_pool_grows_with_a_cluster_and_not_with_a_machine() -> None:
-    assert sized(2, 4.0, 1.0) == [
+    assert sized(2, 4.0, 1.0, 0.0) == [
         "--gpus-per-worker 4: this machine has 2; give no more",
         "1.0 0 2 1 2",
+        "0 1.0 1 1 1",  # on its CPUs, since the user wants that
         "1.0 0 2 1 None",
+        "0 1.0 1 1 1",
     ]
+
+
+def test_a_node_holds_actors_where_it_has_what_they_compute_on() -> None:
+    cpus, gpus, head = {"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 0.0}
+    assert [_holds([head, cpus], asked) for asked in (None, 0, 0.5, 1, 2)] == [True, True, False, False, False]
+    assert [_holds([head, gpus], asked) for asked in (None, 0, 0.5, 1, 2)] == [True, True, True, True, False]
+    assert [_holds([head, {"GPU": 1.0}], asked) for asked in (None, 0, 1)] == [True, False, True]
+    assert not any(_holds([head], asked) for asked in (None, 0, 1))
