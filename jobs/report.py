@@ -24,9 +24,9 @@ def show(record: dict[str, Any]) -> None:
     for kind, count in sorted(record["errors"].items(), key=lambda item: -item[1]):
         table.add_row("", escape(f"{count:,} {kind}"))
     if "batch_fill" in record:
-        table.add_row(
-            "batches", f"{record['batch_fill']:.0%} full, {record['padding_waste']:.1%} of their pixels padding"
-        )
+        padding = f"{record['padding_waste']:.1%} of their pixels padding"
+        full = f"{record['batch_fill']:.0%} full" if record["resources"]["num_gpus"] else "of one image each, on a CPU"
+        table.add_row("batches", f"{full}; {padding}")
     if "images_per_second" in record:
         table.add_row("speed", f"{record['images_per_second']:.2f} images/s, {record['seconds']:.0f} s in all")
     console.print(table)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from jobs.console import USAGE, AsJson, console, errors_to_exit, fail, print_json
 from model import Checkpoint, read_checkpoint, shipped_names
+from model.files import shown
 from model.load import SHIPPED, build
 from model.published import PUBLISHED
 from model.save import write_checkpoint
@@ -94,7 +95,7 @@ def convert(
         fail(f"{to} is already there; --overwrite replaces it", USAGE)
     checkpoint = read_checkpoint(source)
     build(checkpoint, checkpoint.preset)  # every key and shape fits
-    provenance = checkpoint.provenance | {"source": Path(source).name, "source_sha256": checkpoint.digest}
+    provenance = checkpoint.provenance | {"source": Path(shown(source)).name, "source_sha256": checkpoint.digest}
     write_checkpoint(to, checkpoint.state, checkpoint.preset, provenance, half=half)
     content = summary(read_checkpoint(to), str(to)) | {"family": checkpoint.preset.family}
     if as_json:

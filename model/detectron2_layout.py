@@ -73,7 +73,8 @@ def from_detectron2(state: State, config: dict[str, Any] | None) -> tuple[State,
         **classes(len(state["roi_heads.box_predictor.cls_score.weight"]) - 1),
         family="detectron2",
         stride_on_1x1=not grouped,
-        **_pixels((103.53, 116.28, 123.675), std),
+        mean=_pixels((103.53, 116.28, 123.675)),
+        std=_pixels(std),
         anchor_rounding=False,
         anchor_stride="nominal",
         rpn_rank="logit",
@@ -84,15 +85,15 @@ def from_detectron2(state: State, config: dict[str, Any] | None) -> tuple[State,
         roi_aligned=True,
         roi_sampling=0,
         mask_paste="detectron2",
-        resize_rounding="nearest",
+        resize_rounding="detectron2",
         resize="pillow",
     )
     return state, preset if config is None else _configured(preset, config)
 
 
-def _pixels(mean: Any, std: Any) -> dict[str, tuple[float, ...]]:
+def _pixels(values: Any) -> tuple[float, ...]:
     """detectron2's BGR statistics of pixels 0..255 as ours: RGB, 0..1."""
-    return {"mean": tuple(v / 255 for v in mean[::-1]), "std": tuple(v / 255 for v in std[::-1])}
+    return tuple(v / 255 for v in values[::-1])
 
 
 # What has to be so in a config, as this network has nothing else.
@@ -100,21 +101,26 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
     "MODEL.MASK_ON": (True,),
     "MODEL.KEYPOINT_ON": (False,),
+    "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
     "MODEL.ANCHOR_GENERATOR.OFFSET": (0.0,),
     "MODEL.BACKBONE.NAME": ("build_resnet_fpn_backbone",),
     "MODEL.FPN.FUSE_TYPE": ("sum",),
     "MODEL.FPN.NORM": ("",),
     "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
+    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": (0,),
     "MODEL.RESNETS.RES5_DILATION": (1,),
     "MODEL.RESNETS.DEFORM_ON_PER_STAGE": ([False] * 4,),
+    "MODEL.RPN.HEAD_NAME": ("StandardRPNHead",),
     "MODEL.RPN.IN_FEATURES": (["p2", "p3", "p4", "p5", "p6"],),
     "MODEL.ROI_HEADS.NAME": ("StandardROIHeads",),
     "MODEL.ROI_HEADS.IN_FEATURES": (["p2", "p3", "p4", "p5"],),
     "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": (False,),
+    "MODEL.ROI_BOX_HEAD.NAME": ("FastRCNNConvFCHead",),
     "MODEL.ROI_BOX_HEAD.NORM": ("",),
     "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": (False,),
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign"),
     "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": (False,),
+    "MODEL.ROI_MASK_HEAD.NAME": ("MaskRCNNConvUpsampleHead",),
     "MODEL.ROI_MASK_HEAD.NORM": ("",),
     "INPUT.FORMAT": ("BGR", "RGB"),
     "TEST.AUG.ENABLED": (False,),
@@ -139,6 +145,8 @@ _FIELDS = {
 
 def _configured(preset: Preset, config: dict[str, Any]) -> Preset:
     """The preset with what a config says."""
+    if "_BASE_" in config:
+        raise WeightsError("config.yaml builds on another (_BASE_), which is not read: write it whole, with cfg.dump()")
     for path, allowed in _REQUIRED.items():
         value = _at(config, path)
         if value is not None and value not in allowed:
@@ -149,9 +157,9 @@ def _configured(preset: Preset, config: dict[str, Any]) -> Preset:
             raise WeightsError(f"config.yaml: {option} is {box!r} for boxes and {mask!r} for masks; they must be equal")
     fields = {field: _at(config, path) for path, field in _FIELDS.items()}
     fields["roi_aligned"] = _at(config, "MODEL.ROI_BOX_HEAD.POOLER_TYPE") != "ROIAlign"
-    mean, std = _at(config, "MODEL.PIXEL_MEAN"), _at(config, "MODEL.PIXEL_STD")
-    if mean and std:
-        fields |= _pixels(mean, std)
+    for option, field in (("PIXEL_MEAN", "mean"), ("PIXEL_STD", "std")):
+        if given := _at(config, f"MODEL.{option}"):
+            fields[field] = _pixels(given)
     if _at(config, "INPUT.FORMAT") == "RGB":
         raise WeightsError("config.yaml: INPUT.FORMAT RGB is not supported; the model zoo's checkpoints take BGR")
     for option, field in (("SIZES", "anchor_sizes"), ("ASPECT_RATIOS", "anchor_ratios")):

@@ -54,28 +54,46 @@ def read_bytes(location: str, storage: Mapping[str, Any] | None = None) -> bytes
             return Path(location).read_bytes()
         except OSError as error:
             raise WeightsError(f"cannot read weights {location}: {error.strerror}") from None
+    if (found := _stored(location, storage)) is None:
+        raise WeightsError(f"cannot read weights {shown(location)}: FileNotFoundError")
+    return found
+
+
+def _stored(location: str, storage: Mapping[str, Any] | None) -> bytes | None:
+    """The bytes of a URI; None if there is no such object."""
     import fsspec
 
     try:
         with fsspec.open(location, "rb", **(storage or {})) as file:
             return file.read()
+    except FileNotFoundError:
+        return None
     except Exception as error:  # every store has errors of its own
         raise WeightsError(f"cannot read weights {shown(location)}: {type(error).__name__}") from None
 
 
 def beside(location: str, names: list[str], storage: Mapping[str, Any] | None = None) -> tuple[str, bytes] | None:
-    """The first of these files that lies in the same folder, with its content."""
+    """The first of these files that lies in the same folder, with its content.
+
+    Raises:
+        WeightsError: whether one is there cannot be said, as its store does not answer or not to us.
+    """
     folder = location[: location.rfind("/") + 1] if "://" in location else str(Path(location).parent) + os.sep
     if "?" in location or location.startswith(("http:", "https:")):
         return None  # a web server may answer anything
     for name in names:
-        if "://" not in location and not Path(folder + name).is_file():
+        if "://" not in location:
+            if Path(folder + name).is_file():
+                return name, read_bytes(folder + name)
             continue
         try:
-            return name, read_bytes(folder + name, storage)
-        except WeightsError:
-            if "://" not in location:
-                raise
+            found = _stored(folder + name, storage)
+        except WeightsError as error:
+            raise WeightsError(
+                f"{error}; if its store forbids it, copy the folder with the weights to a disk"
+            ) from None
+        if found is not None:
+            return name, found
     return None
 
 

@@ -92,7 +92,9 @@ def _imported(
         said = f"style {style}; conventions of the published configs"
         return *from_mmdetection(content.state, content.meta, name), {"imported_from": "mmdetection", "note": said}
     state = modernise(content.state)
-    return state, preset_of(state), {}
+    preset = preset_of(state)
+    said = "bn_eps 0, as torchvision's COCO weights and their descendants have it; from ImageNet weights it is 1e-5"
+    return state, preset, {"note": said} if preset.frozen_bn and not preset.bn_eps else {}
 
 
 def _location(weights: str) -> str:

@@ -10,6 +10,7 @@ import math
 import re
 from typing import Any
 
+from model.coco import COCO_CLASSES
 from model.layouts import Rename, State, background_first, classes, renamed, rgb_first
 from model.preset import Preset
 from model.torchvision_layout import architecture_of
@@ -49,9 +50,10 @@ def style_of(meta: dict[str, Any], filename: str) -> str:
 
 
 def class_names(meta: dict[str, Any]) -> tuple[str, ...]:
-    """The dataset's class names, where the checkpoint has them."""
-    names = meta.get("CLASSES") or (meta.get("dataset_meta") or {}).get("classes") or ()
-    return tuple(str(name) for name in names)
+    """The dataset's class names, where the checkpoint has them; as COCO writes them (old versions: "hot_dog")."""
+    names = tuple(str(n) for n in meta.get("CLASSES") or (meta.get("dataset_meta") or {}).get("classes") or ())
+    spaced = tuple(name.replace("_", " ") for name in names)
+    return spaced if spaced == tuple(COCO_CLASSES.values()) else names
 
 
 def from_mmdetection(state: State, meta: dict[str, Any], filename: str) -> tuple[State, Preset]:
@@ -69,7 +71,7 @@ def from_mmdetection(state: State, meta: dict[str, Any], filename: str) -> tuple
     number = len(state["roi_heads.box_predictor.cls_score.weight"]) - 1
     names = class_names(meta)
     labels: dict[str, Any] = classes(number)
-    if len(names) == number and number != 80:
+    if len(names) == number and names != labels["categories"]:
         labels = {"category_ids": tuple(range(1, number + 1)), "categories": names}
     std = (1.0, 1.0, 1.0) if caffe else (58.395, 57.12, 57.375)
     mean = (123.675, 116.28, 103.53)

@@ -21,11 +21,18 @@ def resized_size(height: int, width: int, preset: Preset) -> tuple[int, int]:
     """Height and width at which the network sees an image.
 
     The shorter side becomes `min_size` unless the longer would exceed `max_size`. Fractions are cut
-    (torchvision) or rounded (detectron2, mmdetection).
+    (torchvision) or rounded (mmdetection; detectron2, which scales by the shorter side and then again by the
+    longer, so that rounding errors of both decide what is half a pixel).
     """
-    scale = min(preset.min_size / min(height, width), preset.max_size / max(height, width))
-    half = 0.5 if preset.resize_rounding == "nearest" else 0.0
-    return max(1, math.floor(height * scale + half)), max(1, math.floor(width * scale + half))
+    if preset.resize_rounding == "detectron2":
+        scale = preset.min_size / min(height, width)
+        sides = (float(preset.min_size), scale * width) if height < width else (scale * height, float(preset.min_size))
+        scale = min(1.0, preset.max_size / max(sides))
+    else:
+        sides = (float(height), float(width))
+        scale = min(preset.min_size / min(height, width), preset.max_size / max(height, width))
+    half = 0.0 if preset.resize_rounding == "down" else 0.5
+    return max(1, math.floor(sides[0] * scale + half)), max(1, math.floor(sides[1] * scale + half))
 
 
 def padded_size(size: tuple[int, int], preset: Preset) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,12 @@ class Slice:
     Attributes:
         path: the catalog file.
         rows: int32, row numbers in that file, ascending; neighbours in a shard are neighbours here.
+        largest: bytes of the largest of these images as stored, as far as that is known.
     """
 
     path: str
     rows: np.ndarray
+    largest: int = 0
 
 
 @dataclass
@@ -131,10 +133,10 @@ def slices(output: Place, done: np.ndarray, images: int = SLICE_IMAGES, size: in
         begin = at = rows = total = 0
         for count, length in zip(counts.tolist(), sizes.tolist(), strict=True):
             if rows and (rows + count > images or total + length > size):
-                work.append(Slice(place.path, left[begin:at]))
+                work.append(Slice(place.path, left[begin:at], int(lengths[begin:at].max())))
                 begin, rows, total = at, 0, 0
             at, rows, total = at + count, rows + count, total + length
-        work.append(Slice(place.path, left[begin:]))
+        work.append(Slice(place.path, left[begin:], int(lengths[begin:].max())))
     return work
 
 
@@ -145,7 +147,7 @@ def limited(work: list[Slice], limit: int | None) -> list[Slice]:
     chosen = []
     for s in work:
         if limit > 0:
-            chosen.append(Slice(s.path, s.rows[:limit]))
+            chosen.append(replace(s, rows=s.rows[:limit]))
         limit -= len(s.rows)
     return chosen
 

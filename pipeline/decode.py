@@ -107,16 +107,19 @@ class Decode:
         return done | {"rows": pixels.shape[0], "columns": pixels.shape[1], "pixels": pixels.tobytes()}
 
 
-def open_image(data: bytes, max_pixels: int) -> Opened:
+def open_image(data: bytes, max_pixels: int | None) -> Opened:
     """An image's header read, its pixels not yet.
+
+    Args:
+        max_pixels: it may have, and memory for as many; None: it has passed this before.
 
     Raises:
         BadImageError: no image, a format that is not read, or more pixels than allowed.
     """
     image = tiff.channels(data) or _pillow(data)
-    if image.width * image.height > max_pixels:
+    if max_pixels is not None and image.width * image.height > max_pixels:
         raise BadImageError(f"TooManyPixels: {image.width}x{image.height} is over the limit of {max_pixels} pixels")
-    if isinstance(image, tiff.Channels) and image.nbytes > max_pixels * tiff.BYTES:
+    if max_pixels is not None and isinstance(image, tiff.Channels) and image.nbytes > max_pixels * tiff.BYTES:
         size = f"{image.width}x{image.height} of {image.nbytes} bytes"
         raise BadImageError(f"TooManyPixels: {size} is over {tiff.BYTES} bytes for each of {max_pixels} pixels")
     if image.format == "PNG" and png.is_deep(data):

@@ -146,10 +146,12 @@ def _segment(
         ray.put(weights), options.precision, options.compiled, options.tiling, options.nvjpeg, options.overrides
     )
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
-    share, pixels = options.max_error_rate, 3 * preset.min_size * preset.max_size
+    share, largest = options.max_error_rate, 3 * preset.min_size * preset.max_size
+    if options.tiling or options.nvjpeg:  # images reach an actor as they are stored
+        largest = max(largest, *(s.largest for s in work))
     allowance = None if share is None else Allowance.of(share, counts(options.output), work)  # before GPUs are paid for
     resources = sizing.resources(
-        options.workers, options.gpus_per_worker, options.batch_size, watcher.phase, left, pixels
+        options.workers, options.gpus_per_worker, options.batch_size, watcher.phase, left, largest
     )
     spent.resources, began = resources.plain(), time.monotonic()
     watcher.phase(f"segmenting {left:,} images")

@@ -12,7 +12,14 @@ from pipeline.progress import Totals
 from pipeline.storage import Place, public
 
 MAX_PIXELS, MAX_PIXELS_TILED = 200_000_000, 1_000_000_000  # 4 bytes each while an image is decoded
-SAME = ("weights_sha256", "preset", "precision", "tiling", "nvjpeg")  # what all results of one output have in common
+SAME = (
+    "weights_sha256",
+    "preset",
+    "precision",
+    "compiled",
+    "tiling",
+    "nvjpeg",
+)  # of all results of an output
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ def describe(weights: Checkpoint, options: Options) -> dict[str, Any]:
         "weights_sha256": weights.digest,
         "preset": json.loads(preset.to_json()),
         "precision": options.precision,
+        "compiled": options.compiled,
         "tiling": asdict(options.tiling) if options.tiling else None,
         "nvjpeg": options.nvjpeg,
         "min_score": preset.min_score,
@@ -93,8 +101,11 @@ def describe(weights: Checkpoint, options: Options) -> dict[str, Any]:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """How two descriptions differ where results of one output must not; empty if they do not."""
-    return "; ".join(_shown(k, old.get(k), new[k]) for k in SAME if old.get(k) != new[k])
+    """How two descriptions differ where results of one output must not; empty if they do not.
+
+    A setting that is off is as good as one that the older description does not know.
+    """
+    return "; ".join(_shown(k, old.get(k), new[k]) for k in SAME if (old.get(k) or None) != (new[k] or None))
 
 
 def _shown(key: str, old: Any, new: Any) -> str:

@@ -74,7 +74,8 @@ def measured(spent: Spent) -> dict[str, Any]:
     """The speed of a run and of its stages, and the most frequent reasons of errors; nothing if no plan has run.
 
     A stage's `images_per_second` is of one worker (its seconds are summed over all), `bytes` are those it
-    read from the store, `peak_memory` the bytes resident at most in one of its processes.
+    read from the store, `peak_memory` the bytes resident at most in one of its processes. `batch_fill` is of the
+    batches that images were grouped into; a CPU takes the images of each one by one.
     """
     totals = spent.totals
     if not spent.seconds:

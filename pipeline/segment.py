@@ -121,7 +121,7 @@ class Segment:
         """The results of an image that is cut into tiles, or its error."""
         assert self.tiling is not None
         try:
-            crop = cropper(open_image(row["encoded"], row["width"] * row["height"]))
+            crop = cropper(open_image(row["encoded"], None))
             tiles = self.tiling.grid(row["height"], row["width"])
             found, tile_of = predict_tiles(self._predict_tiles, crop, tiles, self.batch_size)
         except (BadImageError, TileError) as error:
@@ -148,8 +148,8 @@ class Segment:
             return []
         try:
             found = self.network.predict(images, sizes, self.batch_size)
-        except RuntimeError as error:
-            failed = f"SegmentError: {' '.join(str(error).split())[:200]}"
+        except (RuntimeError, MemoryError) as error:
+            failed = f"SegmentError: {' '.join(str(error).split())[:200] or 'out of memory'}"
         else:
             self._count_batches(sizes)
             return list(found)

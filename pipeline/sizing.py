@@ -70,7 +70,7 @@ def resources(
         batch_size: images of a forward pass, at most; None: 16 on a GPU, 8 without.
         say: told what is waited for.
         images: of the job.
-        image_bytes: of a decoded image, at most.
+        image_bytes: of an image as it reaches an actor, at most.
 
     Raises:
         InputError: this machine has fewer GPUs than that, or Ray cannot split them so.
@@ -81,14 +81,16 @@ def resources(
         raise InputError(f"--gpus-per-worker {gpus_per_worker}: give 0 to compute on CPUs, or {SLIVER} or more")
     nodes = _nodes(gpus_per_worker, workers[0] if workers else 1, say)
     if gpus_per_worker == 0 or (gpus_per_worker is None and not _fit(nodes, 1)):
-        return replace(on_cpus(workers, _cores(nodes), batch_size or 8), block=_block(nodes))
+        sized = on_cpus(workers, _cores(nodes), batch_size or 8)
+        room = _room(nodes, lambda n: min(int(n.get("CPU", 0) / sized.num_cpus), int(sized.pool.max_size)), image_bytes)
+        return replace(sized, window=_window(sized, sized.window, room), block=_block(nodes))
     gpus_per_worker = gpus_per_worker or 1
     fit = _fit(nodes, gpus_per_worker)
     most = None if on_a_cluster() else fit  # where nodes are added, actors are too: Ray Data counts the GPUs there are
     sized = on_gpus(workers or (1, most), gpus_per_worker, batch_size or 16, None if workers else fit)
     turn = images // (TURNS * (workers[1] if workers else fit))
-    window = min([sized.window, turn, *_room(nodes, gpus_per_worker, image_bytes)])
-    return replace(sized, window=max(window, sized.batch_size), block=_block(nodes))
+    room = _room(nodes, lambda n: _fit([n], gpus_per_worker), image_bytes)
+    return replace(sized, window=_window(sized, turn, room), block=_block(nodes))
 
 
 def actors_on(gpus: list[float], gpus_per_worker: float) -> int:
@@ -143,10 +145,24 @@ def _cores(nodes: list[dict[str, float]]) -> list[int]:
     return [int(n["CPU"]) for n in nodes if n.get("CPU", 0) >= 1]
 
 
-def _room(nodes: list[dict[str, float]], gpus_per_worker: float, image_bytes: int) -> list[int]:
-    """Images of a window for which the object store of each node that holds actors on GPUs has room."""
-    held = [(n["object_store_memory"], _fit([n], gpus_per_worker)) for n in nodes]
-    return [int(store / actors / SHARE / image_bytes) for store, actors in held if actors]
+def _room(nodes: list[dict[str, float]], actors: Callable[[dict[str, float]], int], image_bytes: int) -> int:
+    """Images for which an actor's share of its node's object store has room, where that is least.
+
+    Args:
+        actors: how many a node holds.
+    """
+    shares = [n["object_store_memory"] / held for n in nodes if (held := actors(n))]
+    return int(min(shares) / image_bytes)
+
+
+def _window(sized: Resources, turn: int, room: int) -> int:
+    """Images an actor takes at once: no more than memory allows, nor than leave the others work, but for a batch.
+
+    Args:
+        turn: images that leave something for each actor to do.
+        room: images for which its share of the object store has room.
+    """
+    return max(1, min(sized.window, max(turn, sized.batch_size), room // SHARE))
 
 
 def _block(nodes: list[dict[str, float]]) -> int:

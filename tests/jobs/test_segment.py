@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
+import tifffile
 from PIL import Image
 from pycocotools import mask as coco_mask
 from s3fs import S3FileSystem
@@ -319,6 +320,8 @@ def slide(tmp_path_factory: pytest.TempPathFactory, nuclei: Path) -> Path:
         canvas[y : y + 256, x : x + 256] = np.array(Image.open(path).convert("RGB"))
     Image.fromarray(canvas).save(folder / "slide.tif", compression="tiff_lzw")
     Image.fromarray(canvas[..., 0].astype(np.uint16) * 100).save(folder / "slide16.png")
+    many = np.repeat(canvas[..., :1].astype(np.uint16), 10, axis=2)  # 20 bytes a pixel
+    tifffile.imwrite(folder / "channels.tif", many, photometric="minisblack", planarconfig="contig", compression="zlib")
     (folder / "cut.tif").write_bytes((folder / "slide.tif").read_bytes()[:100_000])
     shutil.copy(small[4], folder / "small.png")
     return folder
@@ -327,7 +330,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory, nuclei: Path) -> Path:
 def test_a_slide_in_tiles_is_one_row(slide: Path, tmp_path: Path) -> None:
     record = segment(slide, tmp_path / "out", "--tile", 256, "--overlap", 64)
     rows = {Path(r["uri"]).name: r for r in results(tmp_path / "out")}
-    assert sorted(rows) == ["cut.tif", "slide.tif", "slide16.png", "small.png"]
+    assert sorted(rows) == ["channels.tif", "cut.tif", "slide.tif", "slide16.png", "small.png"]
     assert record["errors"] == {"DamagedImage": 1}
     assert rows["cut.tif"]["error"].startswith("DamagedImage")
 
@@ -353,6 +356,7 @@ def test_a_slide_in_tiles_is_one_row(slide: Path, tmp_path: Path) -> None:
     assert total > 10
     assert matched >= 0.9 * total
     assert len(rows["slide16.png"]["score"]) > 10
+    assert len(rows["channels.tif"]["score"]) > 10
     assert rows["small.png"]["score"]
 
 

@@ -9,21 +9,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 import yaml
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from model import WeightsError, load_model, read_checkpoint, rle
+from model import Preset, WeightsError, load_model, read_checkpoint, rle
 from model.coco import COCO_CLASSES
+from model.detectron2_layout import from_detectron2
+from model.files import parse
 from model.rpn import propose
-from model.transform import to_input
+from model.transform import resized_size, to_input
 
 DATA = Path(__file__).parents[1] / "data" / "detectron2"
-SIZES = {"000000099053": (320, 533), "000000377575": (320, 400)}
-CASES = [(case, image) for case in ("r50", "x101") for image in SIZES]
+SIZES = {"000000062554": (800, 1333), "000000099053": (320, 533), "000000377575": (320, 400)}
+CASES = [(case, image) for case in ("r50", "x101") for image in SIZES if (DATA / case / f"{image}.npz").exists()]
 
 
 def predicted(path: Path, image: str, **overrides: Any) -> Any:
@@ -143,6 +149,33 @@ def test_the_config_beside_it_is_honoured(tmp_path: Path, path: str, value: Any,
     np.testing.assert_allclose(getattr(read_checkpoint(weights).preset, field), expected)
 
 
+def test_either_statistic_of_pixels_may_stand_alone(tmp_path: Path) -> None:
+    weights = checkpoint(tmp_path)
+    for option, field in (("PIXEL_MEAN", "mean"), ("PIXEL_STD", "std")):
+        weights.with_name("config.yaml").write_text(f"MODEL: {{{option}: [1.0, 2.0, 3.0]}}")
+        found = read_checkpoint(weights).preset
+        assert getattr(found, field) == (3 / 255, 2 / 255, 1 / 255)
+        other = "std" if field == "mean" else "mean"
+        assert getattr(found, other) == getattr(from_detectron2(parse(weights.read_bytes(), "").state, None)[1], other)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([(800, 1333), (320, 533), (640, 640), (512, 2000)]))
+def test_sizes_are_detectron2s(height: int, width: int, limits: tuple[int, int]) -> None:
+    """Its rule, step by step: the shorter side to MIN_SIZE_TEST, then both down to MAX_SIZE_TEST, then rounded."""
+    preset = Preset(min_size=limits[0], max_size=limits[1], resize_rounding="detectron2")
+    factor = limits[0] * 1.0 / min(height, width)
+    new = [limits[0] * 1.0, factor * width] if height < width else [factor * height, limits[0] * 1.0]
+    if max(new) > limits[1]:
+        factor = limits[1] * 1.0 / max(new)
+        new = [new[0] * factor, new[1] * factor]
+    assert resized_size(height, width, preset) == tuple(max(1, int(side + 0.5)) for side in new)
+
+
+def test_a_size_that_one_scale_alone_would_miss() -> None:
+    assert resized_size(330, 860, Preset(resize_rounding="nearest")) == (512, 1333)
+    assert resized_size(330, 860, read_checkpoint(DATA / "r50" / "model.pkl").preset) == (511, 1333)
+
+
 def edit(file: Path, path: str, value: Any) -> None:
     config = yaml.safe_load(file.read_text())
     *above, last = path.split(".")
@@ -163,6 +196,11 @@ def edit(file: Path, path: str, value: Any) -> None:
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[32, 64]] * 5),
         ("INPUT.FORMAT", "RGB"),
         ("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", 2),
+        ("MODEL.ROI_BOX_HEAD.NAME", "MyBoxHead"),
+        ("MODEL.ROI_MASK_HEAD.NAME", "MyMaskHead"),
+        ("MODEL.RPN.HEAD_NAME", "MyRPNHead"),
+        ("MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 8),
+        ("_BASE_", "../Base-RCNN-FPN.yaml"),
     ],
 )
 def test_a_config_that_asks_for_more_is_refused_by_name(tmp_path: Path, path: str, value: Any) -> None:
@@ -170,6 +208,30 @@ def test_a_config_that_asks_for_more_is_refused_by_name(tmp_path: Path, path: st
     edit(weights.with_name("config.yaml"), path, value)
     with pytest.raises(WeightsError, match=r"config\.yaml"):
         read_checkpoint(weights)
+
+
+class Guarded(MemoryFileSystem):
+    """A store in which configs must not be read."""
+
+    protocol = "guarded"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("guarded:"))
+
+    def _open(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        if path.endswith(".yaml"):
+            raise PermissionError("Forbidden")
+        return super()._open(path, *args, **kwargs)
+
+
+def test_a_config_that_may_not_be_read_is_not_one_that_is_not_there(tmp_path: Path) -> None:
+    fsspec.register_implementation("guarded", Guarded, clobber=True)
+    data = (DATA / "r50" / "model.pkl").read_bytes()
+    fsspec.filesystem("memory").pipe("/d2/model.pkl", data)
+    assert "no config.yaml" in read_checkpoint("memory://d2/model.pkl").provenance["note"]
+    with pytest.raises(WeightsError, match=r"guarded://d2/model\.yaml: PermissionError"):
+        read_checkpoint("guarded://d2/model.pkl")
 
 
 @pytest.mark.parametrize("text", ["a: [", "!!python/object/apply:os.system ['true']", "just text", "MODELS: {}"])

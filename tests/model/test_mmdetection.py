@@ -14,6 +14,8 @@ import torch
 from model import WeightsError, load_model, read_checkpoint
 from model.anchors import cell_anchors
 from model.boxes import decode
+from model.coco import COCO_CLASSES
+from model.mmdetection_layout import from_mmdetection
 from model.roi import roi_levels
 from model.transform import resized, resized_size, to_input
 
@@ -100,6 +102,27 @@ def test_class_names_of_the_dataset(state: dict[str, torch.Tensor], tmp_path: Pa
     for meta in ({"CLASSES": ("a", "b", "c")}, {"dataset_meta": {"classes": ["a", "b", "c"]}}):
         assert read_checkpoint(saved(state, tmp_path / "m.pth", **meta)).preset.categories == ("a", "b", "c")
     assert read_checkpoint(saved(state, tmp_path / "m.pth")).preset.categories == ("class 1", "class 2", "class 3")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (tuple(COCO_CLASSES.values()), COCO_CLASSES),
+        (tuple(name.replace(" ", "_") for name in COCO_CLASSES.values()), COCO_CLASSES),
+        ((), COCO_CLASSES),
+        (tuple(f"my_cell_{i}" for i in range(80)), {i + 1: f"my_cell_{i}" for i in range(80)}),
+    ],
+)
+def test_eighty_classes_are_cocos_unless_they_have_other_names(
+    state: dict[str, torch.Tensor], names: tuple[str, ...], expected: dict[int, str]
+) -> None:
+    wide = dict(state)
+    for kind in ("weight", "bias"):
+        for key, rows in (("bbox_head.fc_cls", 81), ("bbox_head.fc_reg", 320), ("mask_head.conv_logits", 80)):
+            value = state[f"roi_head.{key}.{kind}"]
+            wide[f"roi_head.{key}.{kind}"] = value[:1].expand(rows, *value.shape[1:])
+    preset = from_mmdetection(wide, {"CLASSES": names}, "m.pth")[1]
+    assert dict(zip(preset.category_ids, preset.categories, strict=True)) == expected
 
 
 @pytest.mark.parametrize("caffe", [False, True])

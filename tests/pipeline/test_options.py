@@ -21,3 +21,11 @@ def test_a_preset_that_differs_in_any_field_is_told(
 ) -> None:
     same = dict.fromkeys(SAME, "x")
     assert difference(same | {"preset": old}, same | {"preset": new}) == expected
+
+
+def test_compiled_results_are_not_mixed_with_others_and_older_outputs_are_not_refused() -> None:
+    before = dict.fromkeys(SAME, "x")
+    older = {k: v for k, v in before.items() if k != "compiled"}
+    assert difference(older, before | {"compiled": False}) == ""
+    assert difference(older, before | {"compiled": True}) == "compiled None -> True"
+    assert difference(before | {"compiled": True}, before | {"compiled": False}) == "compiled True -> False"

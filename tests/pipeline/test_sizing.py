@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from model import Preset
 from model.mask_rcnn import batches
 from model.transform import resized_size
-from pipeline.sizing import LIGHT_CPUS, _holds, _room, actors_on, on_cpus, on_gpus
+from pipeline.sizing import LIGHT_CPUS, _holds, _room, _window, actors_on, on_cpus, on_gpus
 
 PHOTOGRAPHS = {  # height and width of 64 photographs of COCO 2017, and how many have them
     (480, 640): 15, (427, 640): 7, (640, 480): 6, (426, 640): 4, (428, 640): 3, (640, 427): 2, (425, 640): 2,
@@ -97,7 +98,7 @@ def test_batches_fill_on_mixed_photographs() -> None:
 
 
 def test_windows_and_blocks_fit_a_small_object_store() -> None:
-    """300 MB hold eight windows of 11 large images, shared by the actors of the node; a batch is the least.
+    """300 MB hold eight windows of 11 large images, shared by the actors of the node, whatever the batch.
 
     Nor are they so wide that some of a job's actors have nothing to do while others work.
     """
@@ -113,7 +114,7 @@ def test_windows_and_blocks_fit_a_small_object_store() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     *windows, block = map(int, done.stdout.split()[-8:])
-    assert windows[:4] == [11, 5, 2, 16]  # of one actor, two, four, four
+    assert windows[:4] == [11, 5, 2, 2]  # of one actor, two, four, four
     assert windows[4:] == [64, 3, 6]  # 32 batches; a quarter of the share of each of four actors, of two
     assert block == 300_000_000 // 64
 
@@ -129,8 +130,15 @@ def test_an_actor_has_its_gpus_on_one_node_and_a_fraction_on_one_gpu() -> None:
 def test_windows_fit_the_memory_of_the_nodes_that_hold_actors() -> None:
     size = 800 * 1333 * 3
     beside = [{"CPU": 4, "object_store_memory": 10**12}, {"object_store_memory": 1}]
-    assert _room([{"CPU": 4, "GPU": 8, "object_store_memory": 10**12}, *beside], 1, size) == [4884]
-    assert _room([{"GPU": 1, "object_store_memory": 16 * 10**9}, *beside], 1, size) == [625]  # as in cluster.yaml
+    wide = replace(on_gpus((1, 1), 1, 16), window=10**6)
+
+    def window(node: dict[str, float], image_bytes: int = size) -> int:
+        return _window(wide, 10**6, _room([node, *beside], lambda n: int(n.get("GPU", 0)), image_bytes))
+
+    assert window({"CPU": 4, "GPU": 8, "object_store_memory": 10**12}) == 4884
+    assert window({"GPU": 1, "object_store_memory": 16 * 10**9}) == 625  # as in cluster.yaml
+    assert window({"GPU": 1, "object_store_memory": 16 * 10**9}, 5 * 10**8) == 4  # as slides of 500 MB
+    assert window({"GPU": 1, "object_store_memory": 16 * 10**9}, 10**11) == 1
 
 
 def sized(gpus: int, *asked: float | None) -> list[str]:
