@@ -89,9 +89,7 @@ def beside(location: str, names: list[str], storage: Mapping[str, Any] | None = 
         try:
             found = _stored(folder + name, storage)
         except WeightsError as error:
-            raise WeightsError(
-                f"{error}; if its store forbids it, copy the folder with the weights to a disk"
-            ) from None
+            raise WeightsError(f"{error}; if its store forbids it, copy the weights' folder to a disk") from None
         if found is not None:
             return name, found
     return None

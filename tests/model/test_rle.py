@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 from torch import Tensor
-from torchvision.models.detection.roi_heads import expand_boxes, paste_masks_in_image
+from torchvision.models.detection.roi_heads import expand_boxes, expand_masks, paste_masks_in_image
 
 from model import RleError, rle
 from model.pasting import PASTE_RULES
@@ -38,7 +38,7 @@ def scenes(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, int, float]:
     """Masks, boxes, an image and a threshold, with all the places where rules of rounding meet."""
     side_of_image = st.one_of(st.integers(1, 6), st.integers(1, 60), st.integers(60, 200))
     height, width = draw(side_of_image), draw(side_of_image)
-    threshold = draw(st.one_of(st.just(0.5), st.floats(0, 1, exclude_max=True)))
+    threshold = draw(st.one_of(st.just(0.5), st.floats(0, 1)))
     number, side = draw(st.integers(1, 4)), draw(st.sampled_from([28, 28, 28, 14, 7, 1]))
     boxes, masks = [], []
     for _ in range(number):
@@ -50,8 +50,8 @@ def scenes(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, int, float]:
 
 @st.composite
 def span(draw: st.DrawFn, extent: int) -> tuple[float, float]:
-    """From and to along one axis of `extent` pixels: inside, across an edge, beyond it, or all of it."""
-    kind = draw(st.sampled_from(["inside", "anywhere", "all", "whole numbers"]))
+    """From and to along one axis of `extent` pixels: inside, across an edge, beyond it, all of it, or backwards."""
+    kind = draw(st.sampled_from(["inside", "anywhere", "all", "whole numbers", "backwards"]))
     if kind == "all":
         return 0.0, float(extent)
     if kind == "whole numbers":
@@ -60,7 +60,7 @@ def span(draw: st.DrawFn, extent: int) -> tuple[float, float]:
     low, high = (0.0, float(extent)) if kind == "inside" else (-1.5 * extent, 2.5 * extent)
     start = draw(st.floats(low, high))
     length = draw(st.one_of(st.just(0.0), st.floats(0, 1), st.floats(0, high - start)))
-    return start, start + length
+    return (start + length, start) if kind == "backwards" else (start, start + length)
 
 
 @st.composite
@@ -129,13 +129,9 @@ def string(runs: list[int]) -> list[str]:
     return [coco.frPyObjects([{"counts": runs, "size": [1, sum(runs)]}], 1, sum(runs))[0]["counts"].decode()]
 
 
-def from_ones(mask: Tensor, box: Tensor, height: int, width: int, paste: str) -> list[str]:
-    """The string of one mask from the numbers of its pixels, pasted by PyTorch inside its box."""
-    rule = PASTE_RULES[paste]
-    (placed,) = rule.placed(box[None].numpy(), 30)
-    left, top, _, _ = rule.region(placed, height, width)
-    values = rule.pasted(np.pad(mask.numpy(), 1), placed, height, width)
-    column, row = np.nonzero((values >= 0.5 if rule.inclusive else values > 0.5).T)
+def from_ones(part: np.ndarray, left: int, top: int, height: int, width: int) -> list[str]:
+    """The string of one mask from the numbers of its pixels, of which a part of the image has all."""
+    column, row = np.nonzero(part.T)
     ones = (column + left) * height + row + top
     ends = np.flatnonzero(np.diff(ones, append=height * width + 1) > 1)
     begins = np.concatenate([[0], ends[:-1] + 1])
@@ -144,33 +140,54 @@ def from_ones(mask: Tensor, box: Tensor, height: int, width: int, paste: str) ->
     return string(runs[:-1] if runs[-1] == 0 else runs)
 
 
+def torchvision_part(mask: Tensor, box: Tensor, height: int, width: int) -> tuple[np.ndarray, int, int]:
+    """A mask pasted as torchvision does, but only where its box is: above 0.5 or not, and the left and top of that."""
+    padded, scale = expand_masks(mask[None, None], 1)
+    x0, y0, x1, y1 = expand_boxes(box[None], scale).to(torch.int64)[0].tolist()
+    values = torch.nn.functional.interpolate(padded, (y1 - y0 + 1, x1 - x0 + 1), mode="bilinear")[0, 0]
+    left, top = max(x0, 0), max(y0, 0)
+    return (values > 0.5).numpy()[top - y0 : height - y0, left - x0 : width - x0], left, top
+
+
 @pytest.mark.parametrize("paste", ["torchvision", "detectron2"])
-@pytest.mark.parametrize(
-    "box",
-    [(0.3, 19_000.2, 700.9, 19_999.9), (19_500.0, 0.0, 20_000.0, 20_000.0), (100.7, 3.0, 300.1, 19_998.0)],
-)
-def test_twenty_thousand_pixels_square(paste: str, box: tuple[float, ...]) -> None:
+@given(st.floats(-300, 19_990), st.floats(-300, 19_990), st.floats(2, 500), st.floats(2, 19_000), st.booleans())
+@example(0.3, 19_000.2, 700.6, 999.7, False)
+@example(19_500.0, 0.0, 500.0, 20_000.0, False)
+@example(100.7, 3.0, 199.4, 19_995.0, False)
+@settings(deadline=None, max_examples=25)
+def test_twenty_thousand_pixels_square(paste: str, x: float, y: float, short: float, long: float, lying: bool) -> None:
+    size = (long, short) if lying else (short, long)
     coarse = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(2))
-    smooth = torch.nn.functional.interpolate(coarse, (28, 28), mode="bilinear")[0]
-    boxes = torch.tensor([box])
-    expected = from_ones(smooth[0], boxes[0], 20_000, 20_000, paste)
-    assert encode(smooth, boxes, 20_000, 20_000, paste=paste) == expected
+    mask = torch.nn.functional.interpolate(coarse, (28, 28), mode="bilinear")[0]
+    box = torch.tensor([x, y, x + size[0], y + size[1]])
+    part = (torchvision_part if paste == "torchvision" else detectron2_part)(mask[0], box, 20_000, 20_000)
+    expected = from_ones(*part, 20_000, 20_000) if part[0].any() else string([20_000 * 20_000])
+    assert encode(mask, box[None], 20_000, 20_000, paste=paste) == expected
 
 
 def detectron2(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> np.ndarray:
     """detectron2's masks of the whole image (its rule for a CPU), uint8 (height, width, N) in Fortran order."""
     result = np.zeros((height, width, len(masks)), np.uint8, order="F")
-    for i, (x0, y0, x1, y1) in enumerate(boxes):
-        left, top = (max(int(v.floor()) - 1, 0) for v in (x0, y0))
-        right, bottom = min(int(x1.ceil()) + 1, width), min(int(y1.ceil()) + 1, height)
-        if right <= left or bottom <= top:
-            continue
-        x = (torch.arange(left, right, dtype=torch.float32) + 0.5 - x0) / (x1 - x0) * 2 - 1
-        y = (torch.arange(top, bottom, dtype=torch.float32) + 0.5 - y0) / (y1 - y0) * 2 - 1
-        grid = torch.stack([x[None].expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=2)
-        values = torch.nn.functional.grid_sample(masks[i][None, None], grid[None], align_corners=False)
-        result[top:bottom, left:right, i] = (values[0, 0] >= threshold).numpy()
+    for i, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
+        part, left, top = detectron2_part(mask, box, height, width, threshold)
+        result[top : top + part.shape[0], left : left + part.shape[1], i] = part
     return result
+
+
+def detectron2_part(
+    mask: Tensor, box: Tensor, height: int, width: int, threshold: float = 0.5
+) -> tuple[np.ndarray, int, int]:
+    """Where detectron2 pastes a mask (its rule for a CPU): at the threshold or above, and the left and top of that."""
+    x0, y0, x1, y1 = box
+    left, top = (max(int(v.floor()) - 1, 0) for v in (x0, y0))
+    right, bottom = min(int(x1.ceil()) + 1, width), min(int(y1.ceil()) + 1, height)
+    if right <= left or bottom <= top:
+        return np.zeros((0, 0), bool), 0, 0
+    x = (torch.arange(left, right, dtype=torch.float32) + 0.5 - x0) / (x1 - x0) * 2 - 1
+    y = (torch.arange(top, bottom, dtype=torch.float32) + 0.5 - y0) / (y1 - y0) * 2 - 1
+    grid = torch.stack([x[None].expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=2)
+    values = torch.nn.functional.grid_sample(mask[None, None], grid[None], align_corners=False)
+    return (values[0, 0] >= threshold).numpy(), left, top
 
 
 @given(scene=scenes())
