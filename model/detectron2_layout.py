@@ -146,7 +146,10 @@ _FIELDS = {
 def _configured(preset: Preset, config: dict[str, Any]) -> Preset:
     """The preset with what a config says."""
     if "_BASE_" in config:
-        raise WeightsError("config.yaml builds on another (_BASE_), which is not read: write it whole, with cfg.dump()")
+        raise WeightsError(
+            "config.yaml builds on another (_BASE_), which is not read: write it whole with cfg.dump(), or move it "
+            "away to use the zoo's defaults"
+        )
     for path, allowed in _REQUIRED.items():
         value = _at(config, path)
         if value is not None and value not in allowed:
@@ -167,7 +170,7 @@ def _configured(preset: Preset, config: dict[str, Any]) -> Preset:
             levels = [tuple(float(v) for v in level) for level in given]
             fields[field] = tuple(levels * 5 if len(levels) == 1 else levels)
     if any(len(level) > 1 for level in fields.get("anchor_sizes") or ()):
-        raise WeightsError("config.yaml: several anchor sizes on one level are not supported for detectron2")
+        raise WeightsError("config.yaml: MODEL.ANCHOR_GENERATOR.SIZES has several on one level, which is not supported")
     return preset.replace(**{field: value for field, value in fields.items() if value is not None})
 
 

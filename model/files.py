@@ -76,11 +76,12 @@ def beside(location: str, names: list[str], storage: Mapping[str, Any] | None = 
     """The first of these files that lies in the same folder, with its content.
 
     Raises:
-        WeightsError: whether one is there cannot be said, as its store does not answer or not to us.
+        WeightsError: whether one is there cannot be said, as its store does not answer, or not to us.
     """
     folder = location[: location.rfind("/") + 1] if "://" in location else str(Path(location).parent) + os.sep
     if "?" in location or location.startswith(("http:", "https:")):
         return None  # a web server may answer anything
+    refused = None
     for name in names:
         if "://" not in location:
             if Path(folder + name).is_file():
@@ -88,10 +89,12 @@ def beside(location: str, names: list[str], storage: Mapping[str, Any] | None = 
             continue
         try:
             found = _stored(folder + name, storage)
-        except WeightsError as error:
-            raise WeightsError(f"{error}; if its store forbids it, copy the weights' folder to a disk") from None
+        except WeightsError as error:  # without the right to list, a store says this of what is not there, too
+            refused, found = error, None
         if found is not None:
             return name, found
+    if refused:
+        raise WeightsError(f"{refused}; if its store forbids it, copy the weights' folder to a disk") from None
     return None
 
 

@@ -36,12 +36,12 @@ class Slice:
     Attributes:
         path: the catalog file.
         rows: int32, row numbers in that file, ascending; neighbours in a shard are neighbours here.
-        largest: bytes of the largest of these images as stored, as far as that is known.
+        bytes: of these images as stored; assumed where nobody has asked.
     """
 
     path: str
     rows: np.ndarray
-    largest: int = 0
+    bytes: int = 0
 
 
 @dataclass
@@ -133,10 +133,10 @@ def slices(output: Place, done: np.ndarray, images: int = SLICE_IMAGES, size: in
         begin = at = rows = total = 0
         for count, length in zip(counts.tolist(), sizes.tolist(), strict=True):
             if rows and (rows + count > images or total + length > size):
-                work.append(Slice(place.path, left[begin:at], int(lengths[begin:at].max())))
+                work.append(Slice(place.path, left[begin:at], total))
                 begin, rows, total = at, 0, 0
             at, rows, total = at + count, rows + count, total + length
-        work.append(Slice(place.path, left[begin:], int(lengths[begin:].max())))
+        work.append(Slice(place.path, left[begin:], total))
     return work
 
 
@@ -147,7 +147,8 @@ def limited(work: list[Slice], limit: int | None) -> list[Slice]:
     chosen = []
     for s in work:
         if limit > 0:
-            chosen.append(replace(s, rows=s.rows[:limit]))
+            rows = s.rows[:limit]
+            chosen.append(replace(s, rows=rows, bytes=s.bytes * len(rows) // len(s.rows)))
         limit -= len(s.rows)
     return chosen
 

@@ -47,7 +47,8 @@ def estimate(options: Options, weights: Checkpoint, trial: Trial) -> dict[str, A
     work = catalog.limited(catalog.slices(trial.ledger, trial.done), options.limit)
     plan["to_do"] = sum(len(s.rows) for s in work)
     if work:
-        network = load_model(weights, precision=options.precision, **options.overrides)
+        device = "cpu" if options.gpus_per_worker == 0 else "auto"
+        network = load_model(weights, precision=options.precision, device=device, **options.overrides)
         sample = _sampled(options, network, trial.ledger, work)
         plan |= {"sample": sample, "seconds_here": round(plan["to_do"] * sample["seconds_per_image"], 1)}
     return plan

@@ -146,12 +146,12 @@ def _segment(
         ray.put(weights), options.precision, options.compiled, options.tiling, options.nvjpeg, options.overrides
     )
     rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
-    share, largest = options.max_error_rate, 3 * preset.min_size * preset.max_size
+    share, image_bytes = options.max_error_rate, 3 * preset.min_size * preset.max_size
     if options.tiling or options.nvjpeg:  # images reach an actor as they are stored
-        largest = max(largest, *(s.largest for s in work))
+        image_bytes = max(image_bytes, sum(s.bytes for s in work) // left)
     allowance = None if share is None else Allowance.of(share, counts(options.output), work)  # before GPUs are paid for
     resources = sizing.resources(
-        options.workers, options.gpus_per_worker, options.batch_size, watcher.phase, left, largest
+        options.workers, options.gpus_per_worker, options.batch_size, watcher.phase, left, image_bytes
     )
     spent.resources, began = resources.plain(), time.monotonic()
     watcher.phase(f"segmenting {left:,} images")

@@ -19,7 +19,6 @@ TURNS = 4  # windows of each actor, at least: with fewer, some wait while others
 SHARE = 8  # an actor's share of its node's object store holds so many windows: two wait, others are made and passed on
 BLOCKS = 64  # of which a node's object store has room: with fewer, Ray Data's limits come too late
 USED = 0.75  # of all cores: fewer and larger actors are better than to use more
-SLIVER = 0.01  # of a GPU, the least: who puts more than a hundred actors on one has mistyped something
 LIGHT_CPUS = 0.25  # of a core, for fetch, decode, encode and write tasks on a machine without a GPU
 
 
@@ -70,15 +69,11 @@ def resources(
         batch_size: images of a forward pass, at most; None: 16 on a GPU, 8 without.
         say: told what is waited for.
         images: of the job.
-        image_bytes: of an image as it reaches an actor, at most.
+        image_bytes: of an image as it reaches an actor.
 
     Raises:
-        InputError: this machine has fewer GPUs than that, or Ray cannot split them so.
+        InputError: this machine has fewer GPUs than that, and is no cluster.
     """
-    if gpus_per_worker is not None and gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker):
-        raise InputError(f"--gpus-per-worker {gpus_per_worker}: more than one GPU must be a whole number")
-    if gpus_per_worker is not None and 0 < gpus_per_worker < SLIVER:
-        raise InputError(f"--gpus-per-worker {gpus_per_worker}: give 0 to compute on CPUs, or {SLIVER} or more")
     nodes = _nodes(gpus_per_worker, workers[0] if workers else 1, say)
     if gpus_per_worker == 0 or (gpus_per_worker is None and not _fit(nodes, 1)):
         sized = on_cpus(workers, _cores(nodes), batch_size or 8)
@@ -126,7 +121,7 @@ def _nodes(gpus_per_worker: float | None, actors: int, say: Callable[[str], None
     most = max((n.get("GPU", 0) for n in nodes), default=0)
     if on_a_cluster():
         what = f"{gpus:g} GPU{'s' if gpus > 1 else ''}" if gpus else "a CPU"
-        up = f"the largest that is up has {most:g}" if most else "none is up"
+        up = f"the largest that is up has {most:g}" if most and gpus else "none is up"
         say(f"waiting for a node that has {what} for an actor (--gpus-per-worker); {up}")
         return awaited(lambda nodes: _holds(nodes, gpus_per_worker), actors, gpus, 0 if gpus else 1)
     if most:

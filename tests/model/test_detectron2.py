@@ -206,12 +206,12 @@ def edit(file: Path, path: str, value: Any) -> None:
 def test_a_config_that_asks_for_more_is_refused_by_name(tmp_path: Path, path: str, value: Any) -> None:
     weights = checkpoint(tmp_path)
     edit(weights.with_name("config.yaml"), path, value)
-    with pytest.raises(WeightsError, match=r"config\.yaml"):
+    with pytest.raises(WeightsError, match=rf"config\.yaml.*{path.rpartition('.')[2]}"):
         read_checkpoint(weights)
 
 
 class Guarded(MemoryFileSystem):
-    """A store in which configs must not be read."""
+    """A store that says of what is not there, and of config.yaml, that it must not be read."""
 
     protocol = "guarded"
 
@@ -220,7 +220,7 @@ class Guarded(MemoryFileSystem):
         return super()._strip_protocol(path.removeprefix("guarded:"))
 
     def _open(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        if path.endswith(".yaml"):
+        if path == "/d2/config.yaml" or not self.exists(path):
             raise PermissionError("Forbidden")
         return super()._open(path, *args, **kwargs)
 
@@ -230,8 +230,11 @@ def test_a_config_that_may_not_be_read_is_not_one_that_is_not_there(tmp_path: Pa
     data = (DATA / "r50" / "model.pkl").read_bytes()
     fsspec.filesystem("memory").pipe("/d2/model.pkl", data)
     assert "no config.yaml" in read_checkpoint("memory://d2/model.pkl").provenance["note"]
-    with pytest.raises(WeightsError, match=r"guarded://d2/model\.yaml: PermissionError"):
+    with pytest.raises(WeightsError, match=r"guarded://d2/config\.yaml: PermissionError"):
         read_checkpoint("guarded://d2/model.pkl")
+    config = (DATA / "r50" / "config.yaml").read_bytes()
+    fsspec.filesystem("memory").pipe({"/other/model.pkl": data, "/other/config.yaml": config})
+    assert read_checkpoint("guarded://other/model.pkl").provenance["note"] == "conventions of config.yaml"
 
 
 @pytest.mark.parametrize("text", ["a: [", "!!python/object/apply:os.system ['true']", "just text", "MODELS: {}"])

@@ -107,9 +107,14 @@ def test_slices_hold_exactly_what_is_left(root: Path, tmp_path: Path) -> None:
     seen: list[int] = []
     for s in catalog.slices(output, done, images=2, size=1 << 20):
         assert 1 <= len(s.rows) <= 2
-        seen += pq.read_table(s.path).take(pa.array(s.rows))["image_id"].to_pylist()
+        table = pq.read_table(s.path).take(pa.array(s.rows))
+        assert s.bytes == sum(catalog.ASSUMED if length is None else length for length in table["length"].to_pylist())
+        seen += table["image_id"].to_pylist()
     assert sorted(seen) == sorted(every - set(done.tolist()))
     assert len(catalog.slices(output, np.zeros(0, np.int64), images=100, size=1)) == 4
+    (whole,) = catalog.slices(output, np.zeros(0, np.int64))
+    (one,) = catalog.limited([whole], 1)
+    assert (len(one.rows), one.bytes) == (1, whole.bytes // len(whole.rows))
 
 
 def test_a_first_catalog_that_is_cut_short_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,11 +161,9 @@ def sized(gpus: int, *asked: float | None) -> list[str]:
 
 
 def test_gpus_that_a_machine_has_not_are_refused() -> None:
-    assert sized(0, 1.0, None, 0.001, 1.5) == [
+    assert sized(0, 1.0, None) == [
         "--gpus-per-worker 1: this machine has no GPU; without it the CPU computes",
         "0 1.0 1 1 1",
-        "--gpus-per-worker 0.001: give 0 to compute on CPUs, or 0.01 or more",
-        "--gpus-per-worker 1.5: more than one GPU must be a whole number",
         "0 1.0 1 1 1",
     ]
 
