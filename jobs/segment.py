@@ -48,7 +48,7 @@ from jobs.segment_options import (
     Yes,
 )
 from model.tiling import Tiling
-from pipeline.errors import TooManyErrorsError
+from pipeline.errors import InputError, TooManyErrorsError
 from pipeline.job import Options, plan_of, run
 from pipeline.storage import place
 
@@ -132,26 +132,30 @@ def segment(
 
 def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any], as_json: bool) -> None:
     overrides = dict(values["set"]) | {k: values[k] for k in ("min_score", "max_detections") if values[k] is not None}
-    options = Options(
-        inputs=tuple(place(p, storage) for p in places[:-1]),
-        output=place(places[-1], storage),
-        weights=values["weights"],
-        precision=values["precision"],
-        overrides=overrides,
-        pattern=values["glob"],
-        column=values["column"],
-        workers=_pool(values["workers"]),
-        gpus_per_worker=values["gpus_per_worker"],
-        batch_size=values["batch_size"],
-        compiled=values["compile"],
-        tiling=_tiling(values["tile"], values["overlap"]),
-        nvjpeg=values["nvjpeg"],
-        max_pixels=values["max_pixels"],
-        limit=values["limit"],
-        retry_errors=values["retry_errors"],
-        max_error_rate=values["max_error_rate"],
-        overwrite=values["overwrite"],
-    )
+    inputs, output = tuple(place(p, storage) for p in places[:-1]), place(places[-1], storage)
+    try:
+        options = Options(
+            inputs=inputs,
+            output=output,
+            weights=values["weights"],
+            precision=values["precision"],
+            overrides=overrides,
+            pattern=values["glob"],
+            column=values["column"],
+            workers=_pool(values["workers"]),
+            gpus_per_worker=values["gpus_per_worker"],
+            batch_size=values["batch_size"],
+            compiled=values["compile"],
+            tiling=_tiling(values["tile"], values["overlap"]),
+            nvjpeg=values["nvjpeg"],
+            max_pixels=values["max_pixels"],
+            limit=values["limit"],
+            retry_errors=values["retry_errors"],
+            max_error_rate=values["max_error_rate"],
+            overwrite=values["overwrite"],
+        )
+    except InputError as error:
+        fail(str(error), USAGE)
     display = Display(values["yes"])
     try:
         with last_words(DIED), display, _record_of_failure(display, as_json):

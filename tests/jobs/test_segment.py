@@ -380,3 +380,10 @@ def test_tiles_that_make_no_sense(tmp_path: Path, arguments: tuple[str, ...]) ->
     refused = planned(tmp_path, tmp_path / "out", *arguments)
     assert refused.exit_code == 2
     assert "--overlap" in refused.stderr
+
+
+@pytest.mark.parametrize("gpus", ["0.001", "1.5"])
+def test_gpus_that_cannot_be_split_so_are_a_usage_error(tmp_path: Path, gpus: str) -> None:
+    refused = planned(tmp_path, tmp_path / "out", "--gpus-per-worker", gpus)
+    assert refused.exit_code == 2
+    assert f"--gpus-per-worker {gpus}: " in refused.stderr
