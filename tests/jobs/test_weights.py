@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from click.testing import Result
@@ -100,6 +101,17 @@ def test_convert_loses_nothing(tmp_path: Path) -> None:
     assert converted.provenance["source_sha256"] == source.digest
     assert source.state.keys() == converted.state.keys()
     assert all(torch.equal(source.state[k], converted.state[k]) for k in source.state)
+
+
+def test_a_signature_stays_out_of_what_is_written_and_said(checkpoint: Path, tmp_path: Path) -> None:
+    signed = "memory://models/tiny.safetensors?X-Amz-Signature=0f3a"
+    fsspec.filesystem("memory").pipe(signed, checkpoint.read_bytes())
+    target = tmp_path / "ours.safetensors"
+    result = run("convert", signed, target)
+    assert result.exit_code == 0, result.output
+    assert read_checkpoint(target).provenance["source"] == "tiny.safetensors"
+    assert b"0f3a" not in target.read_bytes()
+    assert "0f3a" not in result.output
 
 
 def test_convert_to_half_precision(tmp_path: Path) -> None:
