@@ -48,12 +48,13 @@ from jobs.segment_options import (
     Yes,
 )
 from model.tiling import Tiling
-from pipeline.errors import InputError, TooManyErrorsError
+from pipeline.errors import TooManyErrorsError
 from pipeline.job import Options, plan_of, run
 from pipeline.storage import place
 
 TOO_MANY_ERRORS = 3  # exit status: finished, with more error rows than --max-error-rate allows
 INTERRUPTED = 130
+SLIVER = 0.01  # of a GPU, the least: who puts more than a hundred actors on one has mistyped something
 DIED = (
     "error: the job's process died (Ray's node manager beside it died, or the system killed it: out of memory?); "
     "nothing finished is lost: the same command continues"
@@ -132,30 +133,26 @@ def segment(
 
 def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any], as_json: bool) -> None:
     overrides = dict(values["set"]) | {k: values[k] for k in ("min_score", "max_detections") if values[k] is not None}
-    inputs, output = tuple(place(p, storage) for p in places[:-1]), place(places[-1], storage)
-    try:
-        options = Options(
-            inputs=inputs,
-            output=output,
-            weights=values["weights"],
-            precision=values["precision"],
-            overrides=overrides,
-            pattern=values["glob"],
-            column=values["column"],
-            workers=_pool(values["workers"]),
-            gpus_per_worker=values["gpus_per_worker"],
-            batch_size=values["batch_size"],
-            compiled=values["compile"],
-            tiling=_tiling(values["tile"], values["overlap"]),
-            nvjpeg=values["nvjpeg"],
-            max_pixels=values["max_pixels"],
-            limit=values["limit"],
-            retry_errors=values["retry_errors"],
-            max_error_rate=values["max_error_rate"],
-            overwrite=values["overwrite"],
-        )
-    except InputError as error:
-        fail(str(error), USAGE)
+    options = Options(
+        inputs=tuple(place(p, storage) for p in places[:-1]),
+        output=place(places[-1], storage),
+        weights=values["weights"],
+        precision=values["precision"],
+        overrides=overrides,
+        pattern=values["glob"],
+        column=values["column"],
+        workers=_pool(values["workers"]),
+        gpus_per_worker=_gpus(values["gpus_per_worker"]),
+        batch_size=values["batch_size"],
+        compiled=values["compile"],
+        tiling=_tiling(values["tile"], values["overlap"]),
+        nvjpeg=values["nvjpeg"],
+        max_pixels=values["max_pixels"],
+        limit=values["limit"],
+        retry_errors=values["retry_errors"],
+        max_error_rate=values["max_error_rate"],
+        overwrite=values["overwrite"],
+    )
     display = Display(values["yes"])
     try:
         with last_words(DIED), display, _record_of_failure(display, as_json):
@@ -197,6 +194,15 @@ def _tiling(size: int | None, overlap: int | None) -> Tiling | None:
     if overlap >= size:
         fail(f"--overlap {overlap} is as large as the tiles of {size} pixels", USAGE)
     return Tiling(size, overlap)
+
+
+def _gpus(number: float | None) -> float | None:
+    """GPUs of an actor, as Ray can split them."""
+    if number and number < SLIVER:
+        fail(f"--gpus-per-worker {number:g}: give 0 to compute on CPUs, or {SLIVER} or more", USAGE)
+    if number and number > 1 and number != int(number):
+        fail(f"--gpus-per-worker {number:g}: more than one GPU must be a whole number", USAGE)
+    return number
 
 
 def _pool(text: str | None) -> tuple[int, int] | None:

@@ -163,7 +163,7 @@ def build(checkpoint: Checkpoint, preset: Preset) -> MaskRCNN:
         if expected[k] != found[k]
     ]
     if problems:
-        lines = "\n  ".join(problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else []))
+        lines = "\n  ".join(problems)
         raise WeightsError(f"the checkpoint does not fit a {preset.name}:\n  {lines}")
     zero = torch.tensor(0)
     network.load_state_dict({k: checkpoint.state.get(k, zero) for k in expected}, assign=True)

@@ -102,9 +102,7 @@ class Preset:
     # Input
     min_size: int = 800
     max_size: int = 1333
-    resize_rounding: str = (
-        "down"  # of a resized side to whole pixels; or "nearest"; "detectron2": nearest, scaled twice
-    )
+    resize_rounding: str = "down"  # of a resized side to pixels; or "nearest"; "detectron2": nearest, scaled twice
     resize: str = "float"  # bilinear between pixels; "rounded" to whole grey levels; "pillow": its own, antialiased
     mean: Floats = (0.485, 0.456, 0.406)  # of pixels in 0..1, RGB (ImageNet)
     std: Floats = (0.229, 0.224, 0.225)

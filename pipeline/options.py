@@ -8,29 +8,17 @@ from typing import Any
 
 from model import Checkpoint
 from model.tiling import Tiling
-from pipeline.errors import InputError
 from pipeline.progress import Totals
 from pipeline.storage import Place, public
 
-SLIVER = 0.01  # of a GPU, the least: who puts more than a hundred actors on one has mistyped something
 MAX_PIXELS, MAX_PIXELS_TILED = 200_000_000, 1_000_000_000  # 4 bytes each while an image is decoded
-SAME = (
-    "weights_sha256",
-    "preset",
-    "precision",
-    "compiled",
-    "tiling",
-    "nvjpeg",
-)  # of all results of an output
+# What all results of one output have in common.
+SAME = ("weights_sha256", "preset", "precision", "compiled", "tiling", "nvjpeg")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks for. `overrides` are fields of the checkpoint's preset (`min_score`, ...).
-
-    Raises:
-        InputError: Ray cannot split GPUs so.
-    """
+    """What a user asks for. `overrides` are fields of the checkpoint's preset (`min_score`, ...)."""
 
     inputs: tuple[Place, ...]
     output: Place
@@ -50,13 +38,6 @@ class Options:
     retry_errors: bool = False
     max_error_rate: float | None = None
     overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        gpus = self.gpus_per_worker or 0.0
-        if 0 < gpus < SLIVER:
-            raise InputError(f"--gpus-per-worker {gpus:g}: give 0 to compute on CPUs, or {SLIVER} or more")
-        if gpus > 1 and gpus != int(gpus):
-            raise InputError(f"--gpus-per-worker {gpus:g}: more than one GPU must be a whole number")
 
     @property
     def pixel_limit(self) -> int:

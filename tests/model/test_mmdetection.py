@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco
 
-from model import WeightsError, load_model, read_checkpoint
+from model import WeightsError, load_model, read_checkpoint, rle
 from model.anchors import cell_anchors
-from model.boxes import decode
+from model.boxes import at_least, decode
 from model.coco import COCO_CLASSES
 from model.mmdetection_layout import from_mmdetection
-from model.roi import roi_levels
+from model.roi import pool, roi_levels
 from model.transform import resized, resized_size, to_input
 
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -155,6 +156,36 @@ def test_anchors_are_eight_strides_wide_and_not_rounded(
     # The stride is the level's own even where the last map is not a whole fraction of the input.
     last = pyramid_anchors(preset, [(24, 24), (12, 12), (6, 6), (3, 3), (2, 2)], 96, 96)[4]
     assert last[3, 0] + last[3, 2] == 128  # the second location's centre, twice
+
+
+def test_rois_are_sampled_once_a_cell_from_half_a_pixel_earlier(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """84 input pixels are 21 cells of P2, three for each of seven bins, so three samples: at whole cells here."""
+    preset = read_checkpoint(saved(state, tmp_path / "m.pth")).preset
+    squares = (torch.arange(64.0) ** 2).expand(1, 1, 64, 64)  # column x holds x * x
+    features = [squares, *(torch.full((1, 1, s, s), -1.0) for s in (32, 16, 8))]
+    rois = torch.tensor([[0.0, 40.0, 40.0, 124.0, 124.0]])
+    # From 40 / 4 - 0.5 = 9.5: samples of the first bin at 10, 11 and 12, of the last at 28, 29 and 30.
+    row = pool(features, rois, 7, preset)[0, 0, 0]
+    assert row[0].item() == pytest.approx((100 + 121 + 144) / 3, abs=1e-3)
+    assert row[6].item() == pytest.approx((784 + 841 + 900) / 3, abs=1e-3)
+
+
+def test_masks_are_pasted_by_the_centres_of_pixels(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """A full mask over x 2.4 to 6.4 and y 3 to 5 holds the centres 2.5 to 5.5 and 3.5 to 4.5."""
+    paste = read_checkpoint(saved(state, tmp_path / "m.pth")).preset.mask_paste
+    (counts,) = rle.encode(torch.ones(1, 28, 28), torch.tensor([[2.4, 3.0, 6.4, 5.0]]), 10, 12, paste=paste)
+    expected = np.zeros((10, 12), np.uint8)
+    expected[3:5, 2:6] = 1
+    assert np.array_equal(coco.decode({"size": [10, 12], "counts": counts}), expected)
+
+
+def test_what_is_kept(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """The numbers of the published configs."""
+    p = read_checkpoint(saved(state, tmp_path / "m.pth")).preset
+    assert (p.rpn_pre_nms, p.rpn_post_nms, p.rpn_nms) == (1000, 1000, 0.7)
+    assert (p.min_score, p.nms, p.max_detections) == (0.05, 0.5, 100)
+    sides = torch.tensor([[3.0, 3.0, 3.001, 9.0], [3.0, 3.0, 3.0, 9.0]])  # however narrow, but not empty
+    assert at_least(sides, p.min_box).tolist() == at_least(sides, p.rpn_min_size).tolist() == [True, False]
 
 
 def test_levels(state: dict[str, torch.Tensor], tmp_path: Path) -> None:

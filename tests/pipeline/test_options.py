@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.options import SAME, Options, difference
-from pipeline.storage import place
+from pipeline.options import SAME, difference
 
 
 @pytest.mark.parametrize(
@@ -31,9 +29,3 @@ def test_compiled_results_are_not_mixed_with_others_and_older_outputs_are_not_re
     assert difference(older, before | {"compiled": False}) == ""
     assert difference(older, before | {"compiled": True}) == "compiled None -> True"
     assert difference(before | {"compiled": True}, before | {"compiled": False}) == "compiled True -> False"
-
-
-@pytest.mark.parametrize(("gpus", "why"), [(0.001, "give 0 to compute on CPUs"), (1.5, "must be a whole number")])
-def test_gpus_that_cannot_be_split_so_are_refused_before_anything_is_done(gpus: float, why: str) -> None:
-    with pytest.raises(InputError, match=f"--gpus-per-worker {gpus}: .*{why}"):
-        Options((place("in"),), place("out"), gpus_per_worker=gpus)
