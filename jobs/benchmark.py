@@ -11,14 +11,14 @@ import typer
 from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from jobs.benchmark_catalog import catalog_
-from jobs.benchmark_gpu import gpu
-from jobs.benchmark_model import model
-from jobs.benchmark_precision import precision
-from jobs.benchmark_restart import restart
-from jobs.benchmark_slide import slide
-from jobs.console import USAGE, AsJson, console, errors_to_exit, fail, print_json
-from jobs.timing import alternate, extra_memory, ratio
+from jobs.benchmarks.catalog import catalog_
+from jobs.benchmarks.gpu import gpu
+from jobs.benchmarks.model import model
+from jobs.benchmarks.precision import precision
+from jobs.benchmarks.restart import restart
+from jobs.benchmarks.slide import slide
+from jobs.benchmarks.timing import alternate, extra_memory, ratio
+from jobs.terminal.console import USAGE, AsJson, console, errors_to_exit, fail, print_json
 from model import rle
 
 app = typer.Typer(help="Measure on this machine. Both sides of a comparison run in one process, in alternation.")

@@ -17,13 +17,13 @@ import typer
 from s3fs import S3FileSystem
 
 from jobs import evaluate, query, status
-from jobs.console import AsJson, console, err, errors_to_exit, print_json
-from jobs.display import Display
-from jobs.picture import draw
-from jobs.s3_server import S3Server
-from pipeline.evaluate import evaluate as measure
+from jobs.sample.picture import draw
+from jobs.sample.s3_server import S3Server
+from jobs.terminal.console import AsJson, console, err, errors_to_exit, print_json
+from jobs.terminal.live_display import Display
+from pipeline.analysis.evaluate import evaluate as measure
 from pipeline.job import Options, run
-from pipeline.storage import place
+from pipeline.storage.filesystem import place
 
 DATA = Path(__file__).parent / "demo_data"
 SHARDED = 32  # images that go into two tar shards; the rest are uploaded as they are

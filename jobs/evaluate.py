@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from jobs.console import AsJson, StorageOptions, console, errors_to_exit, print_json, storage_options
-from pipeline.evaluate import evaluate as measure
-from pipeline.storage import place
+from jobs.terminal.console import AsJson, StorageOptions, console, errors_to_exit, print_json, storage_options
+from pipeline.analysis.evaluate import evaluate as measure
+from pipeline.storage.filesystem import place
 
 HEADINGS = {
     "AP": "AP",

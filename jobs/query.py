@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.console import USAGE, StorageOptions, console, err, errors_to_exit, fail, print_json, storage_options
-from pipeline.readback import connect
-from pipeline.storage import place
+from jobs.terminal.console import USAGE, StorageOptions, console, err, errors_to_exit, fail, print_json, storage_options
+from pipeline.output.reader import connect
+from pipeline.storage.filesystem import place
 
 ROWS, CELL = 50, 48  # of a table on the terminal: rows, and characters of a cell
 VIEWS = ("images", "instances", "errors")

@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-from jobs import report
-from jobs.console import (
+from jobs.terminal import summaries
+from jobs.terminal.console import (
     USAGE,
     AsJson,
     StorageOptions,
@@ -20,9 +20,9 @@ from jobs.console import (
     print_json,
     storage_options,
 )
-from jobs.display import Display
-from jobs.last_words import last_words
-from jobs.segment_options import (
+from jobs.terminal.exit_message import exit_message
+from jobs.terminal.live_display import Display
+from jobs.terminal.segment_options import (
     BatchSize,
     Column,
     Compiled,
@@ -47,10 +47,10 @@ from jobs.segment_options import (
     Workers,
     Yes,
 )
-from model.tiling import Tiling
+from model.masks.tile_grid import Tiling
 from pipeline.errors import TooManyErrorsError
 from pipeline.job import Options, plan_of, run
-from pipeline.storage import place
+from pipeline.storage.filesystem import place
 
 TOO_MANY_ERRORS = 3  # exit status: finished, with more error rows than --max-error-rate allows
 INTERRUPTED = 130
@@ -155,11 +155,11 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
     )
     display = Display(values["yes"])
     try:
-        with last_words(DIED), display, _record_of_failure(display, as_json):
+        with exit_message(DIED), display, _record_of_failure(display, as_json):
             record = plan_of(options, display) if values["plan"] else run(options, display)
     except TooManyErrorsError as error:
         err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
-        report.show_reasons(error.reasons)
+        summaries.show_reasons(error.reasons)
         raise typer.Exit(TOO_MANY_ERRORS) from None
     except KeyboardInterrupt:
         err.print("stopped; nothing finished is lost: the same command continues")
@@ -167,7 +167,7 @@ def _segment(places: list[str], values: dict[str, Any], storage: dict[str, Any],
     if as_json:
         print_json(record)
     else:
-        (report.show_plan if values["plan"] else report.show)(record)
+        (summaries.show_plan if values["plan"] else summaries.show)(record)
     allowed = None if values["plan"] else values["max_error_rate"]
     if allowed is not None and record["failed"] > allowed * max(record["done"], 1):
         err.print(f"{record['failed']} of {record['done']} images failed, more than --max-error-rate {allowed}")

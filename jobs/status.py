@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from jobs.console import AsJson, StorageOptions, console, errors_to_exit, print_json, storage_options
-from pipeline import lease
-from pipeline.readback import Counts, counts, run_records
-from pipeline.storage import Place, place
+from jobs.terminal.console import AsJson, StorageOptions, console, errors_to_exit, print_json, storage_options
+from pipeline.output import lease
+from pipeline.output.reader import Counts, counts, run_records
+from pipeline.storage.filesystem import Place, place
 
 
 @errors_to_exit

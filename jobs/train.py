@@ -14,14 +14,14 @@ import typer
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jobs.console import USAGE, AsJson, console, err, errors_to_exit, fail, print_json
+from jobs.terminal.console import USAGE, AsJson, console, err, errors_to_exit, fail, print_json
 from model import Preset, load_model, read_checkpoint, rle
-from model.designs import TRUNKS, finest
-from model.save import write_checkpoint
+from model.checkpoints.architectures import TRUNKS, finest
+from model.checkpoints.save import write_checkpoint
 from model.training.crops import CropOptions
 from model.training.loop import Recipe
 from model.training.loop import train as run_training
-from pipeline.evaluate import average_precision
+from pipeline.analysis.evaluate import average_precision
 
 
 @errors_to_exit

@@ -11,12 +11,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from jobs.console import USAGE, AsJson, console, errors_to_exit, fail, print_json
+from jobs.terminal.console import USAGE, AsJson, console, errors_to_exit, fail, print_json
 from model import Checkpoint, read_checkpoint, shipped_names
-from model.files import shown
+from model.checkpoints.files import shown
+from model.checkpoints.published import PUBLISHED
+from model.checkpoints.save import write_checkpoint
 from model.load import SHIPPED, build
-from model.published import PUBLISHED
-from model.save import write_checkpoint
 
 app = typer.Typer(help="What can be loaded, and what is in a checkpoint.", no_args_is_help=True)
 

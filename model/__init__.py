@@ -10,12 +10,13 @@ from model.preset import Preset
 
 if TYPE_CHECKING:
     from model import rle
+    from model.detections import Detections
     from model.load import Checkpoint, load_model, read_checkpoint, shipped_names
-    from model.mask_rcnn import Detections, MaskRCNN
+    from model.mask_rcnn import MaskRCNN
 
 # PyTorch takes seconds to import; who only needs an error or a preset should not wait for it.
 _LATER = dict.fromkeys(("Checkpoint", "load_model", "read_checkpoint", "shipped_names"), "model.load")
-_LATER |= dict.fromkeys(("Detections", "MaskRCNN"), "model.mask_rcnn")
+_LATER |= {"Detections": "model.detections", "MaskRCNN": "model.mask_rcnn"}
 
 __all__ = [
     "Checkpoint",

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.detectron2_layout import from_detectron2, is_detectron2, parse_config
+from model.checkpoints.detectron2 import from_detectron2, is_detectron2, parse_config
+from model.checkpoints.files import Content, beside, parse, read_bytes, shown
+from model.checkpoints.mmdetection import from_mmdetection, is_mmdetection, style_of
+from model.checkpoints.published import PUBLISHED, fetch_published
+from model.checkpoints.torchvision import modernise, preset_of
 from model.errors import PresetError, WeightsError
-from model.files import Content, beside, parse, read_bytes, shown
 from model.mask_rcnn import MaskRCNN
-from model.mmdetection_layout import from_mmdetection, is_mmdetection, style_of
 from model.preset import Preset
-from model.published import PUBLISHED, fetch_published
-from model.torchvision_layout import modernise, preset_of
 
 SHIPPED = Path(__file__).parent / "weights"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

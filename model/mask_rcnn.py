@@ -6,45 +6,25 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.boxes import at_least, best_after_nms, clip, decode
-from model.compiled import CompiledDense
-from model.feed import Feed, pinned, uploads
-from model.fold import fold_batch_norm
-from model.fpn import pyramid_of, trunk_with_pyramid
-from model.fuse import fuse, fusible
-from model.heads import roi_heads
+from model.detections import Detections
+from model.inference.compiled import CompiledDense
+from model.inference.cpu_fusion import fuse, fusible
+from model.inference.fold_batch_norm import fold_batch_norm
+from model.inference.prefetch import Prefetcher, pinned, uploads
+from model.layers.boxes import at_least, best_after_nms, clip, decode
+from model.layers.fpn import pyramid_of, trunk_with_pyramid
+from model.layers.heads import roi_heads
+from model.layers.resnet import trunk_of
+from model.layers.roi_align import pool
+from model.layers.rpn import RpnHead, propose
+from model.layers.transform import padded_size, resized_size, to_input
 from model.preset import Preset
-from model.resnet import trunk_of
-from model.roi import pool
-from model.rpn import RpnHead, propose
-from model.transform import padded_size, resized_size, to_input
-
-
-@dataclass(frozen=True)
-class Detections:
-    """The instances of one image, best first.
-
-    Attributes:
-        boxes: float32 (N, 4) xyxy in pixels of the original image.
-        scores: float32 (N,), 0..1.
-        labels: int64 (N,), the network's output index: 1 is the first class of the preset.
-        masks: float32 (N, 28, 28), probabilities over the box.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    masks: Tensor
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
 
 class MaskRCNN(nn.Module):
@@ -75,7 +55,7 @@ class MaskRCNN(nn.Module):
             exact: leave layers and memory as torchvision has them. Folded weights and other kernels round
                 differently, and a network amplifies that to some thousandths of a pixel.
             compiled: let `torch.compile` have the part with static shapes (on a GPU as CUDA graphs), anew for
-                each padded shape when it is first seen: see `model.compiled`; not for `exact`.
+                each padded shape when it is first seen: see `model.inference.compiled`; not for `exact`.
         """
         self.dtype, self.exact = dtype, exact
         if exact:
@@ -109,7 +89,7 @@ class MaskRCNN(nn.Module):
         """One batch.
 
         Args:
-            images: float32 (B, 3, H, W), normalised and padded (`model.transform.to_input`).
+            images: float32 (B, 3, H, W), normalised and padded (`model.layers.transform.to_input`).
             sizes: int64 (B, 2), height and width of each image before padding.
             meanwhile: called once the static part is launched, the last moment at which nothing has been waited for.
 
@@ -186,7 +166,7 @@ class MaskRCNN(nn.Module):
 
         Args:
             images: uint8 (H, W, 3) RGB.
-            sizes: original (height, width) of images that `model.transform.shrink` has already reduced.
+            sizes: original (height, width) of images that `model.layers.transform.shrink` has already reduced.
             batch_size: most images in one forward pass, at least 1; they share one only at the same padded shape.
 
         Raises:
@@ -203,7 +183,7 @@ class MaskRCNN(nn.Module):
             uploads = [pinned(tensors[i], self.device) for i in chosen]
             return to_input(uploads, [resized[i] for i in chosen], self.preset, self.device, self.exact)
 
-        feed = Feed(batches(resized, self.preset, batch_size), uploads(make, self.device))
+        feed = Prefetcher(batches(resized, self.preset, batch_size), uploads(make, self.device))
         for chosen, batch in feed:
             inner = torch.tensor([resized[i] for i in chosen])
             outer = torch.tensor([sizes[i] for i in chosen])

@@ -39,7 +39,7 @@ class Preset:
     name: str = "maskrcnn_resnet50_fpn"
     family: str = "torchvision"
 
-    # Trunk (model.resnet)
+    # Trunk (model.layers.resnet)
     blocks: Ints = (3, 4, 6, 3)
     trunk_channels: Ints = (256, 512, 1024, 2048)
     trunk_widths: Ints = (64, 128, 256, 512)
@@ -87,7 +87,7 @@ class Preset:
     mask_channels: Ints = (256, 256, 256, 256)
     mask_norm: bool = False
     mask_hidden: int = 256
-    mask_paste: str = "torchvision"  # a rule of `model.pasting`
+    mask_paste: str = "torchvision"  # a rule of `model.masks.paste_rules`
 
     # Detections
     min_score: float = 0.05

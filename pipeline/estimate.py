@@ -12,17 +12,17 @@ import pyarrow as pa
 import torch
 
 from model import Checkpoint, MaskRCNN, load_model, rle
-from model.seams import Instances, join
-from model.tiles import predict_tiles
-from model.transform import shrink
-from pipeline import catalog
-from pipeline.account import Trial
-from pipeline.contents import fetched
-from pipeline.decode import BadImageError, cropper, open_image, to_rgb
+from model.layers.transform import shrink
+from model.masks.tile_merging import Instances, join
+from model.masks.tiles import predict_tiles
+from pipeline.catalog import catalog
+from pipeline.images.decoder import ImageError, cropper, open_image, to_rgb
 from pipeline.options import Options
-from pipeline.readback import run_records
-from pipeline.source import rows_of
-from pipeline.storage import Place
+from pipeline.output.reader import run_records
+from pipeline.output.reconciliation import Trial
+from pipeline.stages.source import rows_of
+from pipeline.storage.filesystem import Place
+from pipeline.storage.original_bytes import fetched
 
 SAMPLE = 8  # images, from all over the catalog
 ROW = 40  # bytes of an instance in the results beside its RLE, before compression
@@ -64,7 +64,7 @@ def _sampled(options: Options, network: MaskRCNN, ledger: Place, work: list[cata
         at = image - (stops[i] - len(s.rows))
         try:
             counts = _counts(options, network, rows_of(ledger, catalog.Slice(s.path, s.rows[at : at + 1])))
-        except BadImageError:
+        except ImageError:
             failed += 1
             continue
         instances += len(counts)
@@ -85,7 +85,7 @@ def _counts(options: Options, network: MaskRCNN, one: pa.Table) -> list[str]:
     """The RLEs of one image, of its row of the catalog."""
     (row,) = (row for table in fetched(one, options.output.options) for row in table.to_pylist())
     if row["error"] is not None:
-        raise BadImageError(row["error"])
+        raise ImageError(row["error"])
     image, paste = open_image(row["data"], options.pixel_limit), network.preset.mask_paste
     height, width = image.height, image.width
     if options.tiling is None or not options.tiling.needed(height, width):
@@ -93,7 +93,7 @@ def _counts(options: Options, network: MaskRCNN, one: pa.Table) -> list[str]:
         found = network.predict([pixels], [(height, width)])[0]
         return rle.encode(found.masks, found.boxes, height, width, paste=paste)
     tiles = options.tiling.grid(height, width)
-    found, tile_of = predict_tiles(network, cropper(image), tiles)
+    found, tile_of = predict_tiles(network.predict, cropper(image), tiles)
     counts, areas = rle.encode_with_area(found.masks, found.boxes, height, width, paste=paste)
     seen = Instances(found.boxes.numpy(), found.scores.numpy(), found.labels.numpy(), counts, areas)
     return join(seen, tile_of.numpy(), tiles, height, width, network.preset.nms).counts

@@ -16,30 +16,34 @@ from ray.data import DataContext
 from model import Checkpoint, read_checkpoint
 from model.load import build, resolve_precision
 from model.preset import Preset
-from pipeline import account, catalog, checkpoint, cluster, plan, sizing
-from pipeline.blame import blamed
-from pipeline.casualties import Casualties
+from pipeline import plan
+from pipeline.catalog import catalog
+from pipeline.cluster import connection, sizing
+from pipeline.cluster.error_attribution import attributed
+from pipeline.cluster.monitor import Allowance, monitored
+from pipeline.cluster.progress import Progress
+from pipeline.cluster.shutdown import ShutdownHandler
 from pipeline.errors import InputError
 from pipeline.estimate import estimate
-from pipeline.lease import Lease
-from pipeline.options import Options, Watcher, describe
-from pipeline.progress import Progress
-from pipeline.readback import counts
-from pipeline.record import Spent, kept, measured, versions
-from pipeline.segment import Network
-from pipeline.stopping import Stopper
-from pipeline.storage import place
-from pipeline.watching import Allowance, watched
+from pipeline.observer import JobObserver
+from pipeline.options import Options, describe
+from pipeline.output import checkpoint, reconciliation
+from pipeline.output.lease import Lease
+from pipeline.output.reader import counts
+from pipeline.output.run_record import Spent, kept, measured, versions
+from pipeline.stages.quarantine import Quarantine
+from pipeline.stages.segment import Network
+from pipeline.storage.filesystem import place
 
-__all__ = ["Options", "Watcher", "plan_of", "run"]
+__all__ = ["JobObserver", "Options", "plan_of", "run"]
 
 PARTS = 50  # results files of a run, at least: a restart repeats at most about that share of it
 ROWS_PER_FILE = (32, 4096)
-SEED = 0  # of the order of slices: what is begun first is a fair sample, see `pipeline.watching.hopeless`
+SEED = 0  # of the order of slices: what is begun first is a fair sample, see `monitor.exceeds_error_rate`
 ROUNDS = 3  # of the plan: what machines that died have lost is done again
 
 
-def run(options: Options, watcher: Watcher) -> dict[str, Any]:
+def run(options: Options, observer: JobObserver) -> dict[str, Any]:
     """Segments what is not segmented yet and writes runs/<id>.json.
 
     What the user named is checked before Ray starts, and before anything that is there is changed. When the plan
@@ -54,44 +58,44 @@ def run(options: Options, watcher: Watcher) -> dict[str, Any]:
         WeightsError: the checkpoint cannot be read or does not fit.
         TooManyErrorsError: more images fail than `max_error_rate` allows.
     """
-    watcher.phase(f"checking weights {options.weights}")
+    observer.phase(f"checking weights {options.weights}")
     weights, preset = _checked(options)
     try:
-        return _run(options, weights, preset, watcher)
+        return _run(options, weights, preset, observer)
     except Exception as error:
-        if (blame := blamed(error, options.output)) is error:
+        if (blame := attributed(error, options.output)) is error:
             raise
         raise blame from None
 
 
-def _run(options: Options, weights: Checkpoint, preset: Preset, watcher: Watcher) -> dict[str, Any]:
+def _run(options: Options, weights: Checkpoint, preset: Preset, observer: JobObserver) -> dict[str, Any]:
     started, output, described = datetime.now(UTC), options.output, describe(weights, options)
     run_id = started.strftime("%Y%m%dT%H%M%SZ-") + uuid.uuid4().hex[:6]
     record: dict[str, Any] = {"run": run_id, "started": started.isoformat(), "images_to_do": 0}
     record |= {"options": options.plain(), "description": described, "versions": versions()}
     spent = Spent()
     with (
-        Stopper() as stopper,
-        Lease(output, run_id, stopper.stop, watcher.phase) as lease,
-        cluster.Connection() as ray_cluster,
+        ShutdownHandler() as shutdown,
+        Lease(output, run_id, shutdown.stop, observer.phase) as lease,
+        connection.Connection() as ray_cluster,
     ):
-        done = account.opened(options, described, run_id, record, watcher)
+        done = reconciliation.opened(options, described, run_id, record, observer)
         record["images_before"] = len(done)
-        with kept(output, record, watcher, lambda: stopper.reason):
+        with kept(output, record, observer, lambda: shutdown.reason):
             for round_ in range(ROUNDS):
                 work = catalog.limited(catalog.slices(output, done), options.limit)
                 if not (left := sum(len(s.rows) for s in work)):
                     break
-                watcher.phase("starting Ray" if not round_ else "doing again what was lost on the way")
+                observer.phase("starting Ray" if not round_ else "doing again what was lost on the way")
                 context = ray_cluster.context()
-                stopper.arm()
+                shutdown.arm()
                 record["images_to_do"] += left
                 random.Random(SEED).shuffle(work)
                 try:
-                    _segment(options, work, weights, preset, described, watcher, context, lease, stopper, spent)
+                    _segment(options, work, weights, preset, described, observer, context, lease, shutdown, spent)
                 finally:
                     record |= measured(spent)
-                done = account.settled(output, record)
+                done = reconciliation.settled(output, record)
                 if options.limit is not None:
                     break
             record |= asdict(counts(output))
@@ -102,17 +106,17 @@ def _run(options: Options, weights: Checkpoint, preset: Preset, watcher: Watcher
     return record
 
 
-def plan_of(options: Options, watcher: Watcher) -> dict[str, Any]:
+def plan_of(options: Options, observer: JobObserver) -> dict[str, Any]:
     """Says what `run` would do and leaves the output as it is; segments nothing but a sample. See `pipeline.estimate`.
 
     Raises:
         InputError: an input, the output or an option cannot be used.
         WeightsError: the checkpoint cannot be read or does not fit.
     """
-    watcher.phase(f"checking weights {options.weights}")
+    observer.phase(f"checking weights {options.weights}")
     weights, _ = _checked(options)
-    with Stopper(), account.tried(options, describe(weights, options), watcher) as trial:
-        watcher.phase("trying a few images")
+    with ShutdownHandler(), reconciliation.tried(options, describe(weights, options), observer) as trial:
+        observer.phase("trying a few images")
         return estimate(options, weights, trial)
 
 
@@ -133,10 +137,10 @@ def _segment(
     weights: Checkpoint,
     preset: Preset,
     described: dict[str, Any],
-    watcher: Watcher,
+    observer: JobObserver,
     context: DataContext,
     lease: Lease,
-    stopper: Stopper,
+    shutdown: ShutdownHandler,
     spent: Spent,
 ) -> None:
     """Runs the plan on what is left, and adds to what was spent, also where it is cut short."""
@@ -151,14 +155,14 @@ def _segment(
         image_bytes = max(image_bytes, sum(s.bytes for s in work) // left)
     allowance = None if share is None else Allowance.of(share, counts(options.output), work)  # before GPUs are paid for
     resources = sizing.resources(
-        options.workers, options.gpus_per_worker, options.batch_size, watcher.phase, left, image_bytes
+        options.workers, options.gpus_per_worker, options.batch_size, observer.phase, left, image_bytes
     )
     spent.resources, began = resources.plain(), time.monotonic()
-    watcher.phase(f"segmenting {left:,} images")
-    progress, casualties = Progress.start(), Casualties.start()
+    observer.phase(f"segmenting {left:,} images")
+    progress, quarantine = Progress.start(), Quarantine.start()
     ended = False
     try:
-        with watched(progress, watcher, left, allowance, lease.say, stopper.stop):
+        with monitored(progress, observer, left, allowance, lease.say, shutdown.stop):
             plan.execute(
                 options.output,
                 work,
@@ -167,7 +171,7 @@ def _segment(
                 described,
                 resources,
                 progress,
-                casualties,
+                quarantine,
                 options.pixel_limit,
                 rows,
             )

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from model import Checkpoint
-from model.tiling import Tiling
-from pipeline.progress import Totals
-from pipeline.storage import Place, public
+from model.masks.tile_grid import Tiling
+from pipeline.storage.filesystem import Place, public
 
 MAX_PIXELS, MAX_PIXELS_TILED = 200_000_000, 1_000_000_000  # 4 bytes each while an image is decoded
 # What all results of one output have in common.
@@ -52,29 +51,6 @@ class Options:
         places = {"inputs": [public(p.url) for p in self.inputs], "output": public(self.output.url)}
         tiling = asdict(self.tiling) if self.tiling else None
         return plain | places | {"weights": public(self.weights), "tiling": tiling}
-
-
-class Watcher:
-    """Told how a job goes; does nothing. Commands show it.
-
-    Attributes:
-        record: of the run, once it has ended, whatever ended it; None if it was refused before it began.
-    """
-
-    record: dict[str, Any] | None = None
-
-    def phase(self, text: str) -> None:
-        """The job has come to a new step."""
-
-    def reading(self, done: int, total: int) -> None:
-        """Containers whose content is known, of those to read."""
-
-    def totals(self, totals: Totals, left: int) -> None:
-        """Counts while the plan runs; `left` images were owed at its start."""
-
-    def confirm(self, question: str) -> bool:
-        """Whether to go on with what cannot simply be undone."""
-        return True
 
 
 def describe(weights: Checkpoint, options: Options) -> dict[str, Any]:

@@ -8,17 +8,17 @@ from typing import Any
 import ray
 
 from model.preset import Preset
-from pipeline.casualties import Casualties
-from pipeline.catalog import Slice
-from pipeline.decode import Decode
-from pipeline.encode import Encode
-from pipeline.fetch import Fetch
-from pipeline.progress import Progress
-from pipeline.segment import Network, Segment
-from pipeline.sizing import Resources
-from pipeline.source import CatalogSource
-from pipeline.storage import Place
-from pipeline.whole_files import sink
+from pipeline.catalog.catalog import Slice
+from pipeline.cluster.progress import Progress
+from pipeline.cluster.sizing import Resources
+from pipeline.stages.decode import Decode
+from pipeline.stages.encode import Encode
+from pipeline.stages.fetch import Fetch
+from pipeline.stages.quarantine import Quarantine
+from pipeline.stages.segment import Network, Segment
+from pipeline.stages.source import CatalogSource
+from pipeline.storage.atomic_files import sink
+from pipeline.storage.filesystem import Place
 
 
 def execute(
@@ -29,7 +29,7 @@ def execute(
     description: dict[str, Any],
     resources: Resources,
     progress: Progress,
-    casualties: Casualties,
+    quarantine: Quarantine,
     max_pixels: int,
     rows_per_file: int,
 ) -> None:
@@ -42,20 +42,20 @@ def execute(
         override_num_blocks=len(work),
         num_cpus=resources.task_cpus,
     )
-    dataset = dataset.map_batches(Fetch(output.options, progress, casualties), **light)
-    decode = Decode(preset, max_pixels, network.tiling, network.nvjpeg, progress, casualties, resources.block)
+    dataset = dataset.map_batches(Fetch(output.options, progress, quarantine), **light)
+    decode = Decode(preset, max_pixels, network.tiling, network.nvjpeg, progress, quarantine, resources.block)
     dataset = dataset.map_batches(decode, **light)
     device = "auto" if resources.num_gpus else "cpu"  # on one machine, Ray does not hide GPUs from who has none
     dataset = dataset.map_batches(
         Segment,
-        fn_constructor_args=(network, resources.threads, device, resources.batch_size, progress, casualties),
+        fn_constructor_args=(network, resources.threads, device, resources.batch_size, progress, quarantine),
         compute=resources.pool,
         batch_format="pyarrow",
         batch_size=resources.window,
         num_gpus=resources.num_gpus or None,
         num_cpus=resources.num_cpus,
     )
-    dataset = dataset.map_batches(Encode(preset, network.tiling, description, progress, casualties), **light)
+    dataset = dataset.map_batches(Encode(preset, network.tiling, description, progress, quarantine), **light)
     results = output.join("results")
     dataset.write_parquet(
         results.path,

@@ -13,7 +13,7 @@ from hypothesis import settings
 from s3fs import S3FileSystem
 
 from jobs.demo import DATA
-from jobs.s3_server import S3Server
+from jobs.sample.s3_server import S3Server
 
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing of the code

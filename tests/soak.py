@@ -22,18 +22,18 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from faults.check import Row, account, bit_equal, differences, rows_of
-from faults.disk import SmallDisk
-from faults.growth import Deck, Growth
-from faults.images import original
-from faults.jobs import Job, end, raylets, run, workers
-from faults.nodes import Nodes
-from faults.proxy import Faults, Proxy
 from PIL import Image
+from support.faults.check import Row, account, bit_equal, differences, rows_of
+from support.faults.disk import SmallDisk
+from support.faults.growth import Deck, Growth
+from support.faults.images import original
+from support.faults.jobs import Job, end, raylets, run, workers
+from support.faults.nodes import Nodes
+from support.faults.proxy import Faults, Proxy
 
 from jobs.demo import DATA
-from jobs.s3_server import S3Server
-from pipeline.storage import Place
+from jobs.sample.s3_server import S3Server
+from pipeline.storage.filesystem import Place
 
 STAGES = ("Segment", "Encode", "Fetch", "Write", "_Register", "_Board")  # whose workers are killed
 ATTEMPTS = 8  # of the undisturbed end

@@ -14,8 +14,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 
+from model.layers.resnet import trunk_of
 from model.preset import Preset
-from model.resnet import trunk_of
 
 
 def build_torchvision(preset: Preset, **options: Any) -> TorchvisionMaskRCNN:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults.check import Row, assert_exact, rows_of, same_masks
-from faults.images import names, original
-from faults.jobs import QUICK, run
 from PIL import Image
-from raylets import Raylets
+from support.faults.check import Row, assert_exact, rows_of, same_masks
+from support.faults.images import names, original
+from support.faults.jobs import QUICK, run
+from support.raylets import Raylets
 
-from pipeline.storage import Place, place
+from pipeline.storage.filesystem import Place, place
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ray
 
-from pipeline.progress import Progress
+from pipeline.cluster.progress import Progress
 
 FOLDER = "PLACED"  # the environment variable that names where to write
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faults.check import Row, assert_exact, differences, rows_of, same_masks
-from faults.images import names, original, shard, whole_members
-from faults.jobs import QUICK, run
-from faults.proxy import Proxy
 from s3fs import S3FileSystem
+from support.faults.check import Row, assert_exact, differences, rows_of, same_masks
+from support.faults.images import names, original, shard, whole_members
+from support.faults.jobs import QUICK, run
+from support.faults.proxy import Proxy
 
-from jobs.s3_server import S3Server
-from pipeline.storage import place
+from jobs.sample.s3_server import S3Server
+from pipeline.storage.filesystem import place
 
 pytestmark = pytest.mark.slow
 

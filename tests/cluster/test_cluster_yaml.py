@@ -14,9 +14,9 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
-from raylets import ROOT
+from support.raylets import ROOT
 
-from pipeline.sizing import on_gpus
+from pipeline.cluster.sizing import on_gpus
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from faults.jobs import QUICK, Job, commits, end, raylets, run, wait_for, workers
+from support.faults.jobs import QUICK, Job, commits, end, raylets, run, wait_for, workers
 
-from pipeline.storage import Place, place
+from pipeline.storage.filesystem import Place, place
 
 pytestmark = pytest.mark.slow
 Check = Callable[[Place, list[str]], None]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from raylets import ROOT
+from support.raylets import ROOT
 
 from jobs.main import app
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from promql_parser import parse
-from raylets import ROOT, Raylets
+from support.raylets import ROOT, Raylets
 
 pytestmark = pytest.mark.slow
 DASHBOARD = json.loads((ROOT / "deploy/grafana/maskfleet.json").read_text())

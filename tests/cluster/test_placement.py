@@ -10,9 +10,9 @@ import placed
 import pyarrow.dataset as pads
 import pytest
 from PIL import Image
-from raylets import ROOT, Raylets
+from support.raylets import ROOT, Raylets
 
-from pipeline.sizing import SHARE
+from pipeline.cluster.sizing import SHARE
 
 pytestmark = pytest.mark.slow
 SMALL = ("--set", "min_size=128", "--set", "max_size=1024", "--batch-size", "4")

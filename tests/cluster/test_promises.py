@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from faults.jobs import QUICK, Job, run
+from support.faults.jobs import QUICK, Job, run
 
-from pipeline.storage import Place, place
+from pipeline.storage.filesystem import Place, place
 
 pytestmark = pytest.mark.slow
 Check = Callable[[Place, list[str]], None]

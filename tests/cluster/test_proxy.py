@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from faults.proxy import Faults, Proxy
 from s3fs import S3FileSystem
+from support.faults.proxy import Faults, Proxy
 
-from jobs.s3_server import S3Server
+from jobs.sample.s3_server import S3Server
 
 
 def client(endpoint: str, retries: int = 5) -> S3FileSystem:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.jobs import QUICK, Job, run, wait_for
-from faults.nodes import Nodes
+from support.faults.jobs import QUICK, Job, run, wait_for
+from support.faults.nodes import Nodes
 
-from pipeline.storage import Place, place
+from pipeline.storage.filesystem import Place, place
 
 pytestmark = pytest.mark.slow
 

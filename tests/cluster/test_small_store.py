@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.dataset as pads
 import pytest
 from PIL import Image
-from raylets import Raylets
+from support.raylets import Raylets
 
 pytestmark = pytest.mark.slow
 STORE = 120_000_000

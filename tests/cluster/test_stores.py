@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults.disk import SmallDisk
-from faults.images import upload
-from faults.jobs import QUICK, Job, run, wait_for, workers
-from faults.proxy import Faults, Proxy
 from s3fs import S3FileSystem
+from support.faults.disk import SmallDisk
+from support.faults.images import upload
+from support.faults.jobs import QUICK, Job, run, wait_for, workers
+from support.faults.proxy import Faults, Proxy
 
-from jobs.s3_server import S3Server
-from pipeline.storage import Place, place
+from jobs.sample.s3_server import S3Server
+from pipeline.storage.filesystem import Place, place
 
 pytestmark = pytest.mark.slow
 Check = Callable[[Place, list[str]], None]

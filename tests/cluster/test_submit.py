@@ -10,10 +10,10 @@ from pathlib import Path
 import duckdb
 import pytest
 from PIL import Image
-from raylets import Raylets
 from s3fs import S3FileSystem
+from support.raylets import Raylets
 
-from jobs.s3_server import S3Server
+from jobs.sample.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 IMAGES = 600

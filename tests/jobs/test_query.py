@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from click.testing import Result
-from results import failed, perfect, segmented, subset, write_output
+from support.results import failed, perfect, segmented, subset, write_output
 from typer.testing import CliRunner
 
 from jobs.query import query

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import typer
 from click.testing import Result
-from results import failed, perfect, subset, write_output, write_run
+from support.results import failed, perfect, subset, write_output, write_run
 from typer.testing import CliRunner
 
 from jobs.evaluate import evaluate
 from jobs.status import status
-from pipeline import lease
-from pipeline.storage import Place
+from pipeline.output import lease
+from pipeline.storage.filesystem import Place
 
 app = typer.Typer()
 app.command()(status)

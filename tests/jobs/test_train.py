@@ -16,7 +16,7 @@ from jobs.demo import DATA
 from jobs.main import app
 from jobs.train import measure
 from model import load_model, read_checkpoint
-from model.designs import SMALL
+from model.checkpoints.architectures import SMALL
 from model.training.crops import CropOptions, Crops
 from model.training.loop import Recipe, train
 from model.training.network import build_torchvision

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from jobs.weights import app
 from model import MaskRCNN, Preset, read_checkpoint, shipped_names
-from model.save import write_checkpoint
+from model.checkpoints.save import write_checkpoint
 
 TINY = Preset(
     name="tiny",

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
 from model import Detections, Preset
-from model.anchors import anchors_at
+from model.layers.anchors import anchors_at
 from model.training.calibrated import calibrate as calibrated
 from model.training.network import build_torchvision
 

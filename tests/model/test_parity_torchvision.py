@@ -24,7 +24,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model import Checkpoint, Detections, Preset, load_model, read_checkpoint
-from model.rle import encode
+from model.masks.rle import encode
 
 Photos = dict[str, np.ndarray]
 Calibrate = Callable[[TorchvisionMaskRCNN, np.ndarray], TorchvisionMaskRCNN]

@@ -11,7 +11,7 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.ops import box_iou
 
 from model import Checkpoint, Detections, MaskRCNN, Preset, load_model
-from model.transform import shrink
+from model.layers.transform import shrink
 
 Photos = dict[str, np.ndarray]
 

@@ -1,0 +1,1 @@
+"""The subcommands of `maskfleet benchmark`, one file each."""

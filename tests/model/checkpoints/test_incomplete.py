@@ -1,0 +1,108 @@
+"""Checkpoints that are not whole: of every family, each key that is missing or of another shape is named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from test_mmdetection import names
+from torch import Tensor
+
+from model import Checkpoint, MaskRCNN, Preset, WeightsError, read_checkpoint
+from model.checkpoints.detectron2 import _rules, from_detectron2
+from model.checkpoints.files import parse
+from model.checkpoints.key_mapping import Rename, renamed
+from model.checkpoints.mmdetection import _RULES, from_mmdetection
+from model.checkpoints.torchvision import modernise, preset_of
+from model.load import build
+
+State = dict[str, Tensor]
+DETECTRON2 = Path(__file__).parents[2] / "data" / "detectron2" / "r50" / "model.pkl"
+Imported = Callable[[State], tuple[State, Preset]]
+Family = tuple[State, Imported, list[Rename]]
+
+
+def torchvision(state: State) -> tuple[State, Preset]:
+    state = modernise(state)
+    return state, preset_of(state)
+
+
+def mmdetections(tiny: Preset) -> State:
+    preset = tiny.replace(bottleneck=True, trunk_channels=(32, 48, 64, 96), trunk_widths=(8, 12, 16, 24))
+    state = {names(k): v for k, v in MaskRCNN(preset).state_dict().items()}
+    for kind in ("weight", "bias"):
+        state[f"roi_head.bbox_head.fc_reg.{kind}"] = state[f"roi_head.bbox_head.fc_reg.{kind}"][4:]
+        state[f"roi_head.mask_head.conv_logits.{kind}"] = state[f"roi_head.mask_head.conv_logits.{kind}"][1:]
+    return state
+
+
+@pytest.fixture(params=["torchvision", "torchvision V2", "detectron2", "mmdetection"])
+def family(request: pytest.FixtureRequest, tiny: Preset) -> Family:
+    """A whole state dict under the family's names, what imports it, and how that renames keys."""
+    if request.param == "torchvision":
+        return MaskRCNN(tiny).state_dict(), torchvision, []
+    if request.param == "torchvision V2":
+        design = {"fpn_norm": True, "mask_norm": True, "rpn_convs": 2, "box_convs": (32, 32), "box_layers": 1}
+        return MaskRCNN(tiny.replace(**design, frozen_bn=False)).state_dict(), torchvision, []
+    if request.param == "mmdetection":
+        return mmdetections(tiny), lambda state: from_mmdetection(state, {}, "m.pth"), _RULES
+    return parse(DETECTRON2.read_bytes(), "model.pkl").state, lambda state: from_detectron2(state, None), _rules()
+
+
+def error_of(state: State, imported: Imported) -> str:
+    def load() -> None:
+        ours, preset = imported(state)
+        build(Checkpoint(ours, preset, "", {}), preset)
+
+    with pytest.raises(WeightsError) as error:
+        load()
+    return str(error.value)
+
+
+def kinds(state: State) -> list[str]:
+    """Keys without those that differ from another one in the number of a block alone."""
+    first = {re.sub(r"\d+", "#", k.replace("layer1.0.", "first.").replace("res2.0.", "first.")): k for k in state}
+    return [k for k in first.values() if not k.endswith("num_batches_tracked")]
+
+
+def test_any_one_key_that_is_missing_is_named(family: Family) -> None:
+    state, imported, rules = family
+    unnamed = []
+    for key in kinds(state):
+        (ours,) = renamed({key: state[key]}, rules)
+        if ours not in error_of({k: v for k, v in state.items() if k != key}, imported):
+            unnamed.append(key)
+    assert not unnamed
+
+
+@pytest.mark.parametrize("shape", [(), (0, 0, 0, 0)])
+def test_any_one_key_of_another_shape_is_a_weights_error(family: Family, shape: tuple[int, ...]) -> None:
+    state, imported, _ = family
+    for key in [k for k in kinds(state) if state[k].shape != shape]:
+        error_of(state | {key: torch.zeros(shape)}, imported)
+
+
+def test_every_key_of_a_missing_mask_head_is_named(family: Family) -> None:
+    """As of a Faster R-CNN."""
+    state, imported, _ = family
+    message = error_of({k: v for k, v in state.items() if "mask" not in k}, imported)
+    for key in ("mask_fcn_logits.weight", "mask_fcn_logits.bias", "conv5_mask.weight", "mask_head.0.0.weight"):
+        assert key in message
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("rpn.head.conv.weight", "rpn.head.conv.0.0.weight"),
+        ("roi_heads.mask_head.mask_fcn1.bias", "roi_heads.mask_head.0.0.bias"),
+        ("module.backbone.body.bn1.weight", "backbone.body.bn1.weight"),
+    ],
+)
+def test_two_tensors_of_one_name(tiny: Preset, tmp_path: Path, one: str, other: str) -> None:
+    state = MaskRCNN(tiny).state_dict()
+    torch.save(state | {one: torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=rf"w\.pth: .*both {re.escape(other)}"):
+        read_checkpoint(tmp_path / "w.pth")

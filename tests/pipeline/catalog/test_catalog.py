@@ -1,0 +1,337 @@
+"""The catalog: one row an image, unchanged containers not read again."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
+from support.shards import parquet_of, tar_of
+
+from pipeline.catalog import catalog, catalog_files
+from pipeline.catalog.id_set import IdSet
+from pipeline.catalog.inputs import containers
+from pipeline.schema import CATALOG, image_id
+from pipeline.storage.filesystem import Place, place
+from pipeline.storage.original_bytes import fetched
+from pipeline.storage.suffixes import ASSUMED
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def rows(output: Place) -> list[dict]:
+    tables = [pq.read_table(p.path, schema=CATALOG) for p in output.join("catalog").list(".parquet")]
+    return pa.concat_tables(tables).sort_by("uri").to_pylist()
+
+
+def update(root: Path, output: Place, done: Iterable[str] = (), **options: str) -> tuple[int, int]:
+    """Images catalogued, and how many objects were new."""
+    new = [0]
+    found = containers([place(root)], output, options.get("pattern"), options.get("column"))
+    ids = np.sort(np.array([image_id(uri) for uri in done], np.int64))
+    total = catalog.update(output, found, ids, **options, report=lambda done, count: new.append(count))
+    return total, new[-1]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "in"
+    root.mkdir()
+    (root / "a.png").write_bytes(b"12345")
+    write_tar(root / "s.tar", {"one.png": b"abc", "notes.txt": b"no", "deep/two.jpg": b"defg", "empty.png": b""})
+    return root
+
+
+def test_rows_lead_to_the_bytes(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    assert update(root, output)[0] == 4
+    found = {}
+    for row in rows(output):
+        assert row["image_id"] == image_id(row["uri"]) >= 0
+        data = Path(row["container"]).read_bytes()
+        found[row["uri"].removeprefix(f"{root}/")] = data[row["offset"] : row["offset"] + row["length"]]
+    assert found == {"a.png": b"12345", "s.tar#one.png": b"abc", "s.tar#deep/two.jpg": b"defg", "s.tar#empty.png": b""}
+
+
+def test_unchanged_containers_are_not_opened_again(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    assert update(root, output) == (4, 2)
+    assert update(root, output) == (4, 0)
+    (root / "b.png").write_bytes(b"x")
+    assert update(root, output) == (5, 1)
+
+
+def test_a_changed_shard_is_read_anew_and_each_image_keeps_one_row(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    update(root, output)
+    write_tar(root / "s.tar", {"zero.png": b"0" * 700, "one.png": b"abc"})
+    os.utime(root / "s.tar", (1, 1))
+    assert update(root, output) == (3, 1)
+    uris = [row["uri"].rsplit("/", 1)[-1] for row in rows(output)]
+    assert uris == ["a.png", "s.tar#one.png", "s.tar#zero.png"]
+    one = next(row for row in rows(output) if row["uri"].endswith("one.png"))
+    assert (root / "s.tar").read_bytes()[one["offset"] :][:3] == b"abc"
+
+
+def test_a_shard_that_is_no_tar_is_a_row_with_its_reason(root: Path, tmp_path: Path) -> None:
+    (root / "bad.tar").write_bytes(b"<html>not here</html>" * 100)
+    output = place(tmp_path / "out")
+    assert update(root, output)[0] == 5
+    (bad,) = [row for row in rows(output) if row["error"]]
+    assert bad["uri"] == f"{root}/bad.tar"
+    assert bad["error"].startswith("DamagedShard: ")
+
+
+def test_slices_hold_exactly_what_is_left(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    update(root, output)
+    every = {row["image_id"] for row in rows(output)}
+    done = np.sort(np.array(sorted(every)[:1], np.int64))
+    seen: list[int] = []
+    for s in catalog.slices(output, done, images=2, size=1 << 20):
+        assert 1 <= len(s.rows) <= 2
+        table = pq.read_table(s.path).take(pa.array(s.rows))
+        assert s.bytes == sum(ASSUMED if length is None else length for length in table["length"].to_pylist())
+        seen += table["image_id"].to_pylist()
+    assert sorted(seen) == sorted(every - set(done.tolist()))
+    assert len(catalog.slices(output, np.zeros(0, np.int64), images=100, size=1)) == 4
+    (whole,) = catalog.slices(output, np.zeros(0, np.int64))
+    (one,) = catalog.limited([whole], 1)
+    assert (len(one.rows), one.bytes) == (1, whole.bytes // len(whole.rows))
+
+
+def test_a_first_catalog_that_is_cut_short_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    for shard in range(3):
+        write_tar(root / f"{shard}.tar", {f"{i}.png": b"x" for i in range(10)})
+    monkeypatch.setattr(catalog_files, "ROWS_PER_FILE", 8)
+    put, files = Place.put, []
+
+    def cut_short(self: Place, data: bytes, parts: Place) -> None:
+        files.append(self.url)
+        if len(files) == 2:
+            raise KeyboardInterrupt
+        put(self, data, parts)
+
+    monkeypatch.setattr(Place, "put", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        update(root, output)
+    monkeypatch.setattr(Place, "put", put)
+    assert update(root, output)[0] == 30
+    assert len({row["uri"] for row in rows(output)}) == 30
+
+
+def test_a_rewrite_that_is_cut_short_is_made_good(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = place(tmp_path / "out")
+    update(root, output)
+    write_tar(root / "s.tar", {"zero.png": b"0" * 700, "one.png": b"abc"})
+    os.utime(root / "s.tar", (1, 1))
+    remove = LocalFileSystem.rm_file
+
+    def killed(self: LocalFileSystem, path: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalFileSystem, "rm_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        update(root, output)
+    monkeypatch.setattr(LocalFileSystem, "rm_file", remove)
+    assert len(rows(output)) > 3
+    assert update(root, output)[0] == 3
+    assert len({row["uri"] for row in rows(output)}) == 3
+
+
+@pytest.mark.parametrize("damage", ["header", "cut in a header", "cut at a member"])
+def test_a_shard_that_ends_early_gives_what_is_whole_and_says_so(damage: str, tmp_path: Path) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    write_tar(root / "s.tar", {f"{i}.png": b"x" * 700 for i in range(10)})
+    data = bytearray((root / "s.tar").read_bytes())
+    fourth = 4 * (512 + 1024)
+    if damage == "header":
+        data[fourth : fourth + 512] = b"?" * 512
+    else:
+        data = data[: fourth + (100 if damage == "cut in a header" else 0)]
+    (root / "s.tar").write_bytes(data)
+    assert update(root, output)[0] == 5
+    (bad,) = [row for row in rows(output) if row["error"]]
+    assert bad["error"].startswith("DamagedShard: ")
+
+
+def test_names_that_are_no_utf8_are_rows_too(tmp_path: Path) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    with tarfile.open(root / "s.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        info = tarfile.TarInfo("zelle-ü.png")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    (root / os.fsdecode(b"loose-\xfc.png")).write_bytes(b"abc")
+    shutil.copy(root / "s.tar", root / os.fsdecode(b"\xfc.tar"))
+    assert update(root, output)[0] == 3
+    table = pa.Table.from_pylist(rows(output), CATALOG)
+    got = {r["uri"].rsplit("/", 1)[-1]: r["error"] or r["data"] for t in fetched(table, {}) for r in t.to_pylist()}
+    reason = "BadName: the name of the file or of its folder is not valid UTF-8: rename it"
+    assert got == {"loose-\\xfc.png": reason, "\\xfc.tar": reason, "s.tar#zelle-\\xfc.png": b"abc"}
+    assert update(root, output) == (3, 0)
+
+
+def changed(root: Path, members: dict[str, bytes]) -> None:
+    """Another shard under the same name."""
+    write_tar(root / "s.tar", members)
+    os.utime(root / "s.tar", ns=(time.time_ns(), time.time_ns()))
+
+
+def test_an_image_that_has_a_result_is_never_forgotten(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    update(root, output)
+    done = [f"{root}/s.tar#one.png", f"{root}/s.tar#empty.png"]
+    changed(root, {"zero.png": b"0" * 700, "one.png": b"abc"})
+    assert update(root, output, done)[0] == 4  # two.jpg has no result and is gone
+    found = {row["uri"].rsplit("/", 1)[-1]: row for row in rows(output)}
+    assert sorted(found) == ["a.png", "s.tar#empty.png", "s.tar#one.png", "s.tar#zero.png"]
+    assert (root / "s.tar").read_bytes()[found["s.tar#one.png"]["offset"] :][:3] == b"abc"
+    assert found["s.tar#empty.png"]["error"].startswith("ChangedShard: gone")
+    assert [row["error"] for name, row in found.items() if "empty" not in name] == [None] * 3
+    assert update(root, output, done) == (4, 0)  # and the shard counts as known
+    assert update(root, output, done[:1])[0] == 3  # its failed result was taken back to be tried again
+    assert update(root, output, done[:1]) == (3, 0)
+
+
+def test_a_shard_may_change_again_and_back(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    first = (root / "s.tar").read_bytes()
+    update(root, output)
+    done = [f"{root}/s.tar#one.png"]
+    for content in ({"two.png": b"2"}, {"three.png": b"3", "one.png": b"1"}, {}):
+        changed(root, content)
+        assert update(root, output, done)[0] == 1 + len({*content, "one.png"})
+    (root / "s.tar").write_bytes(first)
+    assert update(root, output, done)[0] == 4
+    assert {row["error"] for row in rows(output)} == {None}
+
+
+def test_a_loose_image_that_was_overwritten_keeps_its_row(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    update(root, output)
+    (root / "a.png").write_bytes(b"quite another image")
+    assert update(root, output) == (4, 0)
+
+
+def test_a_shard_without_images_is_opened_once(tmp_path: Path) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    (root / "a.png").write_bytes(b"1")
+    write_tar(root / "s.tar", {"notes.txt": b"no"})
+    assert update(root, output) == (1, 2)
+    assert update(root, output) == (1, 0)
+
+
+@pytest.mark.parametrize("cut", ["second new file", "first removal", "second removal"])
+def test_a_rewrite_that_is_cut_short_anywhere_is_made_good(
+    cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    for shard in "st":
+        write_tar(root / f"{shard}.tar", {f"{i}.png": b"x" for i in range(10)})
+    monkeypatch.setattr(catalog_files, "ROWS_PER_FILE", 8)
+    update(root, output)
+    done = [f"{root}/s.tar#3.png", f"{root}/s.tar#4.png", f"{root}/t.tar#3.png"]
+    changed(root, {f"{i}.png": b"yy" for i in (1, 3, 20)})
+    name = {"second new file": "put"}.get(cut, "rm_file")
+    owner = Place if name == "put" else LocalFileSystem
+    original, calls = getattr(owner, name), []
+
+    def cut_short(self: Any, *arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == (1 if cut == "first removal" else 2):
+            raise KeyboardInterrupt
+        original(self, *arguments)
+
+    monkeypatch.setattr(owner, name, cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        update(root, output, done)
+    monkeypatch.setattr(owner, name, original)
+    assert update(root, output, done)[0] == 14
+    uris = [row["uri"].rsplit("/", 1)[-1] for row in rows(output)]
+    assert uris == sorted([f"s.tar#{i}.png" for i in (1, 3, 4, 20)] + [f"t.tar#{i}.png" for i in range(10)])
+    lengths = {row["uri"].rsplit("/", 1)[-1]: row["length"] for row in rows(output)}
+    assert lengths["s.tar#3.png"] == 2
+    assert update(root, output, done) == (14, 0)
+
+
+def test_a_catalog_of_version_0_1_is_taken_over(root: Path, tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    update(root, output)
+    (file,) = output.join("catalog").list(".parquet")
+    old = pq.read_table(file.path).select(["image_id", "uri", "container", "offset", "length", "version", "error"])
+    pq.write_table(old.replace_schema_metadata(None), file.path)
+    assert update(root, output)[0] == 4
+    assert [row["kind"] for row in rows(output)] == ["image", "tar", "tar", "tar"]
+    assert update(root, output) == (4, 0)
+
+
+def test_totals_count_what_is_left(root: Path, tmp_path: Path) -> None:
+    (root / "list.txt").write_text("x.png\ny.png\n")
+    output = place(tmp_path / "out")
+    catalog.update(output, containers([place(root), place(root / "list.txt")], output), catalog.NONE)
+    done = np.sort(np.array([image_id(f"{root}/a.png"), image_id(f"{root}/x.png")], np.int64))
+    got = catalog.totals(output, done)
+    assert (got.images, got.left, got.bytes, got.unsized) == (6, 4, 7, 1)
+    assert got.kinds == {"image": 3, "tar": 3}
+
+
+def test_what_is_read_from_end_to_end_is_not_cut(tmp_path: Path) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    members = {f"{i:02d}.png": b"x" * 1000 for i in range(10)}
+    (root / "a.tgz").write_bytes(tar_of(members, compress=True))
+    (root / "b.parquet").write_bytes(parquet_of({"image": list(members.values())}, rows=3))
+    (root / "c.tar").write_bytes(tar_of(members))
+    update(root, output)
+
+    def cut(done: list[str], images: int) -> list[list[str]]:
+        ids = np.sort(np.array([image_id(f"{root}/{uri}") for uri in done], np.int64))
+        return [
+            [uri.rsplit("in/", 1)[-1] for uri in pq.read_table(s.path).take(pa.array(s.rows))["uri"].to_pylist()]
+            for s in catalog.slices(output, ids, images, 1 << 20)
+        ]
+
+    sizes = [len(s) for s in cut([], 4)]
+    assert sizes == [10, 3, 3, 4, 4, 4, 2]  # the last row of b.parquet goes with three of c.tar
+    assert [len(s) for s in cut([], 6)] == [10, 6, 6, 6, 2]
+    left = cut([f"a.tgz#{i}" for i in members] + [f"b.parquet#0/{i}" for i in range(3)], 4)
+    assert not [uri for s in left for uri in s if uri.startswith(("a.tgz", "b.parquet#0"))]
+    one = cut([f"a.tgz#{i}" for i in list(members)[:9]], 4)
+    assert one[0][0] == "a.tgz#09.png"
+
+
+@given(st.lists(st.lists(st.integers(0, 50), max_size=12), max_size=20))
+def test_ids_are_seen_once(batches: list[list[int]]) -> None:
+    ids, seen = IdSet(np.array([3, 5], np.int64)), {3, 5}
+    for batch in batches:
+        expected = []
+        for i in batch:
+            expected.append(i not in seen)
+            seen.add(i)
+        assert ids.add(np.array(batch, np.int64)).tolist() == expected
+        assert ids.has(np.arange(60)).tolist() == [i in seen for i in range(60)]
+        assert len(ids) == len(seen)

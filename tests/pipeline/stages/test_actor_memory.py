@@ -1,0 +1,100 @@
+"""The actor's work where memory does not suffice: a process of its own under a real limit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+START = """
+import json, resource, weakref
+import numpy as np, pyarrow as pa, ray, torch
+from model import read_checkpoint
+from pipeline.stages.decode import DECODED
+from pipeline.stages.quarantine import Quarantine
+from pipeline.cluster.progress import Progress
+from pipeline.stages.segment import Network, Segment
+
+ray.init("local", num_cpus=1, include_dashboard=False, logging_level="error", object_store_memory=100 << 20)
+progress = Progress.start()
+
+def actor(**overrides):
+    network = Network(ray.put(read_checkpoint("nuclei")), overrides=overrides)
+    return Segment(network, 1, "cpu", 4, progress, Quarantine.start())
+
+def row(number, height, width, error=None):
+    pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8).tobytes()
+    place = {"image_id": number, "uri": f"{number}.png", "width": width, "height": height, "error": error}
+    return place | {"rows": height, "columns": width, "pixels": None if error else pixels}
+
+def errors(segment, rows):
+    done = segment(pa.Table.from_pylist(rows, schema=DECODED)).to_pylist()
+    return [{"id": d["image_id"], "error": d["error"], "found": d["scores"] is not None} for d in done]
+"""
+
+LIMITED = """
+segment = actor(min_size=6000, max_size=6000)  # a square becomes 6000x6000 for the network, a strip 48x6000
+rows = [row(0, 8, 1000), row(1, 900, 900), row(2, 8, 1000), row(3, 8, 1000), row(4, 1, 1, "NotAnImage: text")]
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (700 << 20), resource.RLIM_INFINITY))
+done = errors(segment, rows)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(json.dumps(done))
+print(json.dumps(progress.read().batches))
+"""
+
+WATCHED = """
+segment = actor(min_size=128, max_size=128)
+maps, alive = [], []  # of every pass so far: weak references to its maps; how many were there when the next began
+blank = []  # whether the image of this pass is all of one colour
+
+def watch(head, inputs):
+    alive.append(sum(map() is not None for map in maps))
+    maps.extend(weakref.ref(map) for map in inputs[0])
+    if blank[-1]:
+        ASK_FOR_TOO_MUCH
+
+segment.network.backbone.register_forward_pre_hook(lambda trunk, inputs: blank.append(inputs[0].float().std() < 1e-3))
+segment.network.rpn["head"].register_forward_pre_hook(watch)
+rows = [row(0, 64, 128), row(1, 128, 128), row(2, 64, 128), row(3, 128, 64), row(4, 128, 128), row(5, 128, 128)]
+rows[1]["pixels"] = bytes([255]) * len(rows[1]["pixels"])
+print(json.dumps(errors(segment, rows)))
+print(json.dumps(alive))
+"""
+
+
+def run(script: str) -> list[Any]:
+    """What a process prints on its last two lines."""
+    done = subprocess.run([sys.executable, "-c", START + script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()[-2:]]
+
+
+@pytest.mark.slow
+def test_an_image_too_large_for_memory_is_an_error_row_alone() -> None:
+    rows, batches = run(LIMITED)
+    assert [r["id"] for r in rows] == [0, 1, 2, 3, 4]
+    assert [r["found"] for r in rows] == [True, False, True, True, False]
+    assert [r["error"] for r in rows if r["id"] in (0, 2, 3)] == [None] * 3
+    assert rows[1]["error"].startswith("SegmentError: ")
+    assert "allocate memory" in rows[1]["error"]
+    assert rows[4]["error"] == "NotAnImage: text"
+    assert batches["images"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ask", ["torch.empty(1 << 60, dtype=torch.uint8)", "np.empty(1 << 50, np.uint8)"])
+def test_what_a_failed_pass_allocated_is_gone_when_its_parts_are_tried(ask: str) -> None:
+    """The pass is made to ask for more memory than there is, once its maps have been made.
+
+    On a CPU the images of a batch are passes of their own, so they can be counted.
+    """
+    rows, alive = run(WATCHED.replace("ASK_FOR_TOO_MUCH", ask))
+    assert [r["found"] for r in rows] == [True, False, True, True, True, True]
+    assert "allocate" in rows[1]["error"]
+    window, batch, alone, rest = 2 + 1, 2 + 1, 1 + 1, 2 + 1  # up to the blank one; then a strip; the batch's others
+    assert len(alive) == window + batch + alone + rest
+    assert not any(alive)

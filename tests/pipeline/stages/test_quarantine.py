@@ -1,0 +1,119 @@
+"""An image that kills the process that works on it: in a task, in an actor, and in the whole job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pytest
+import ray
+from PIL import Image
+from ray.data import ActorPoolStrategy
+
+from pipeline.stages.quarantine import DEATHS, Quarantine, trusted
+
+# A decoder and a store's client with faults, as real ones have had: an image of this size, a file of this name,
+# end the process that loads it.
+FAULTY = """
+import os, signal
+from fsspec.implementations.local import LocalFileSystem
+from PIL import PngImagePlugin
+cat = LocalFileSystem.cat_file
+def faulty_cat(self, path, *args, **kwargs):
+    if path.endswith("unreadable.png"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return cat(self, path, *args, **kwargs)
+LocalFileSystem.cat_file = faulty_cat
+load = PngImagePlugin.PngImageFile.load
+def faulty(self):
+    if self.size in ((161, 67), (61, 67)):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return load(self)
+PngImagePlugin.PngImageFile.load = faulty
+"""
+
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+
+
+class Fragile:
+    """A stage that dies at some ids."""
+
+    def __init__(self, quarantine: Quarantine, deadly: set[int]) -> None:
+        self.quarantine, self.deadly = quarantine, deadly
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        errors = []
+        ids = batch["id"].to_pylist()
+        with self.quarantine.batch("test", ids) as suspected:
+            for image in ids:
+                with (suspected or trusted)(image) as error:
+                    if error is None and image in self.deadly:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    errors.append(error)
+        return batch.append_column("error", pa.array(errors, pa.string()))
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> None:
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="fatal", object_store_memory=100 << 20)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "deadly"), [("task", {7, 8, 23}), ("actor", {7})])
+def test_what_is_deadly_stands_alone_and_everything_else_is_done(local_ray: None, where: str, deadly: set[int]) -> None:
+    table = pa.table({"id": list(range(40))})
+    dataset = ray.data.from_arrow([table.slice(i, 10) for i in range(0, 40, 10)])
+    if where == "task":
+        dataset = dataset.map_batches(
+            Fragile(Quarantine.start(), deadly), batch_format="pyarrow", batch_size=None, num_cpus=1
+        )
+    else:
+        dataset = dataset.map_batches(
+            Fragile,
+            fn_constructor_args=(Quarantine.start(), deadly),
+            batch_format="pyarrow",
+            batch_size=10,
+            compute=ActorPoolStrategy(size=1),
+        )
+    rows = {row["id"]: row["error"] for row in dataset.take_all()}
+    assert sorted(rows) == list(range(40))
+    assert {i for i, error in rows.items() if error is not None} == deadly
+    assert all(
+        rows[i] == f"WorkerDied: its process died {DEATHS} times at this image alone (stage: test)" for i in deadly
+    )
+
+
+@pytest.mark.slow
+def test_in_a_job_it_is_an_error_row(plate: Path, tmp_path: Path) -> None:
+    """What is larger than a tile the actor reads, else a task does."""
+    (tmp_path / "sitecustomize.py").write_text(FAULTY)
+    deadly = {
+        "unreadable.png": ("fetch", (61, 66)),
+        "small.png": ("decode", (61, 67)),
+        "wide.png": ("segment", (161, 67)),
+    }
+    for path in sorted(plate.iterdir())[2:]:
+        path.unlink()
+    for name, (_, size) in deadly.items():
+        Image.new("RGB", size).save(plate / name)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "jobs.main", "segment", str(plate), str(tmp_path / "out"), "--tile", "128"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = pads.dataset(str(tmp_path / "out" / "results"), format="parquet").to_table().to_pylist()
+    assert len(rows) == len({r["uri"] for r in rows}) == 2 + len(deadly)
+    for row in rows:
+        if (name := Path(row["uri"]).name) in deadly:
+            assert row["error"].startswith("WorkerDied: ")
+            assert f"stage: {deadly[name][0]}" in row["error"]
+        else:
+            assert row["error"] is None

@@ -1,0 +1,92 @@
+"""Addresses, and a store's errors as one line without credentials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+
+from pipeline.errors import InputError
+from pipeline.storage.filesystem import Place, _chosen, explain, place
+
+
+def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert place("a/b").url == f"{tmp_path}/a/b"
+    assert place(f"file://{tmp_path}/a").url == f"{tmp_path}/a"
+    assert place("s3://bucket/key/").url == "s3://bucket/key"
+    assert place("s3://bucket/key").join("results", "x").path == "bucket/key/results/x"
+
+
+def test_put_and_list(tmp_path: Path) -> None:
+    folder = place(tmp_path / "new" / "folder")
+    assert folder.list(".json") == []
+    folder.join("b.json").put(b"1")
+    folder.join("a.json").put(b"2")
+    folder.join("a.json").put(b"3")
+    assert [p.url.rsplit("/", 1)[-1] for p in folder.list(".json")] == ["a.json", "b.json"]
+    assert (tmp_path / "new/folder/a.json").read_bytes() == b"3"
+    assert len(list((tmp_path / "new/folder").iterdir())) == 2
+
+
+def test_unknown_stores_and_missing_packages_say_what_to_do() -> None:
+    with pytest.raises(InputError, match="nosuch://x"):
+        _ = place("nosuch://x/y").fs
+    with pytest.raises(InputError, match=r"pip install 'maskfleet\[gs\]'"):
+        _ = place("gs://bucket/x").fs
+    with pytest.raises(InputError, match=r"pip install 'maskfleet\[az\]'"):
+        _ = place("abfs://bucket/x").fs
+    with pytest.raises(InputError, match="install the fsspec package for gdrive"):
+        _ = place("gdrive://bucket/x").fs
+
+
+def test_options_are_not_shown() -> None:
+    assert "hunter2" not in repr(Place("s3://b/k", {"secret": "hunter2"}))
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "ListObjectsV2"), "access denied"),
+        (PermissionError("Forbidden"), "access denied"),
+        (FileNotFoundError("bucket"), "no such bucket"),
+        (ConnectionRefusedError("x"), "cannot be reached"),
+        (OSError("odd\nthing"), "cannot be used"),
+    ],
+)
+def test_errors_become_a_line_with_a_remedy(error: Exception, says: str) -> None:
+    text = str(explain("s3://bucket/x", error))
+    assert text.startswith("s3://bucket/x: ")
+    assert says in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    ["secret=AbC123/x", "'secret': 'AbC123/x'", "X-Amz-Signature=AbC123/x&a=b", "aws_secret_access_key = AbC123/x"],
+)
+def test_credentials_in_an_error_are_blotted_out(quoted: str) -> None:
+    assert "AbC123" not in str(explain("s3://b", OSError(f"request failed: {quoted}")))
+
+
+def test_an_option_with_a_protocol_is_for_that_protocol_alone() -> None:
+    options = {"anon": True, "s3.anon": False, "s3.key": "k", "gcs.token": "t", "memory.x": 1}
+    assert _chosen(options, "s3") == {"anon": False, "key": "k"}
+    assert _chosen(options, "s3a") == {"anon": False, "key": "k"}
+    assert _chosen(options, "gs") == {"anon": True, "token": "t"}
+    assert _chosen(options, "az") == {"anon": True}
+    fs = Place("s3://b/k", {"s3.endpoint_url": "http://127.0.0.1:1", "gs.project": "p"}).fs
+    assert fs.endpoint_url == "http://127.0.0.1:1"
+    assert fs.dircache.use_listings_cache is False
+
+
+def test_a_version_changes_with_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"1")
+    first = place(path).version()
+    assert place(path).version() == first
+    path.write_bytes(b"22")
+    assert place(path).version() != first
+    (tmp_path / "link").symlink_to(path)
+    assert place(tmp_path / "link").version() == place(path).version()

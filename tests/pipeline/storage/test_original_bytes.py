@@ -1,0 +1,343 @@
+"""Ranged reads: neighbours together, the image's own faults as errors, the store's as retry_seconds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
+from s3fs import S3FileSystem
+from support.shards import Counter, counting, parquet_of, tar_of
+
+from jobs.sample.s3_server import S3Server
+from pipeline.analysis.file_name_matching import match
+from pipeline.analysis.original_images import file_addresses, image_bytes
+from pipeline.catalog import catalog
+from pipeline.catalog.inputs import containers
+from pipeline.errors import InputError
+from pipeline.schema import image_id
+from pipeline.stages.quarantine import Alone
+from pipeline.stages.source import rows_of
+from pipeline.storage.filesystem import Place, place
+from pipeline.storage.original_bytes import LIMIT, fetched
+from pipeline.storage.ranged_reads import GAP, LARGEST, merge
+
+MEMBER = st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 40 << 20), st.integers(1, 3 << 20))
+
+
+@given(st.lists(MEMBER, max_size=40))
+def test_each_row_lies_in_exactly_one_range(members: list[tuple[str, int, int]]) -> None:
+    wanted = [(path, offset, length, row) for row, (path, offset, length) in enumerate(members)]
+    ranges = merge(wanted)
+    where = {row: r for r in ranges for row in r.rows}
+    assert sorted(row for r in ranges for row in r.rows) == list(range(len(members)))
+    for path, offset, length, row in wanted:
+        assert where[row].path == path
+        assert where[row].start <= offset
+        assert offset + length <= where[row].stop
+    for r in ranges:
+        assert r.stop - r.start <= LARGEST or len({wanted[i][1:3] for i in r.rows}) == 1
+
+
+def test_neighbours_of_a_shard_are_one_request_and_strangers_are_not() -> None:
+    step = 100_000
+    neighbours = [("s.tar", i * step, step - 512, i) for i in range(20)]
+    assert len(merge(neighbours)) == 1
+    assert len(merge([*neighbours, ("s.tar", 20 * step + GAP + 1, 10, 20), ("t.tar", 0, 10, 21)])) == 3
+
+
+@pytest.fixture
+def counted(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
+    """The S3 server behind one that counts, for this process's clients."""
+    with counting(s3_server.endpoint) as counter:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", counter.endpoint)
+        S3FileSystem.clear_instance_cache()
+        yield counter
+    S3FileSystem.clear_instance_cache()
+
+
+def images(count: int, size: int) -> dict[str, bytes]:
+    """Names and contents of what fetching takes for images."""
+    random = np.random.default_rng(0)
+    return {f"d/{i:03d}.jpg": random.bytes(size) for i in range(count)}
+
+
+def owed(output: Place, done: np.ndarray = catalog.NONE, size: int = 4 << 20) -> list[pa.Table]:
+    """The rows of each read task, as Ray's tasks read them."""
+    return [rows_of(output, s) for s in catalog.slices(output, done, 64, size)]
+
+
+def fetch(tasks: list[pa.Table]) -> tuple[dict[str, bytes | str], list[int]]:
+    """Bytes or error by address, and the rows of each table."""
+    tables = [table for task in tasks for table in fetched(task, {})]
+    every = [row for table in tables for row in table.to_pylist()]
+    assert len({row["image_id"] for row in every}) == len(every)
+    return {r["uri"]: r["error"] or r["data"] for r in every}, [len(t) for t in tables]
+
+
+@pytest.mark.slow
+def test_a_store_is_asked_for_each_shard_about_once(counted: Counter, bucket: tuple[S3FileSystem, str]) -> None:
+    fs, name = bucket
+    members = images(120, 80_000)
+    sidecars = {k: v for m, data in members.items() for k, v in ((m, data), (m[:-3] + "json", b"{}"))}
+    shards = {
+        "s.tar": tar_of(sidecars),
+        "s.tgz": tar_of(sidecars, compress=True),
+        "s.parquet": parquet_of(
+            {"image": [{"bytes": v, "path": k} for k, v in members.items()], "label": [1] * 120}, 30
+        ),
+    }
+    for key, data in shards.items():
+        fs.pipe_file(f"{name}/in/{key}", data)
+    loose = dict(list(members.items())[:20])
+    for key, data in loose.items():
+        fs.pipe_file(f"{name}/in/{key}", data)
+    root, output = f"s3://{name}/in", place(f"s3://{name}/out")
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    share = {key: counted.bytes(key) / len(data) for key, data in shards.items()}
+    assert share["s.tar"] < 0.12  # its headers
+    assert share["s.parquet"] < 0.02  # its footer and the paths
+    assert 1 <= share["s.tgz"] < 1.01  # sizes of members are known when it is unpacked
+    assert not counted.gets("jpg")
+
+    counted.requests.clear()
+    got, _ = fetch(owed(output))
+    assert got == {
+        **{f"{root}/s.tar#{k}": v for k, v in members.items()},
+        **{f"{root}/s.tgz#{k}": v for k, v in members.items()},
+        **{f"{root}/s.parquet#{i // 30}/{i % 30}": v for i, v in enumerate(members.values())},
+        **{f"{root}/{k}": v for k, v in loose.items()},
+    }
+    for key, data in shards.items():
+        assert counted.bytes(key) < 1.05 * len(data), key
+        assert len(counted.gets(key)) <= 12, key  # for 120 images
+    assert len(counted.gets("jpg")) == len(loose)
+    assert not [r for r in counted.gets("jpg") if r.range]
+    assert not [r for r in counted.requests if r.method == "HEAD" and r.path.endswith("jpg")]
+
+    counted.requests.clear()
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    assert not [r for r in counted.requests if "/in/" in r.path]  # listed, not opened
+    ids = np.sort(np.array([image_id(u) for u in got if "#" not in u or ".tar#" in u or "#0/" in u or "#2/" in u]))
+    fetch(owed(output, ids))
+    assert not counted.gets("s.tar") + counted.gets("jpg")
+    assert counted.bytes("s.parquet") < 0.55 * len(shards["s.parquet"])
+
+
+def test_a_shard_that_changed_since_gives_no_wrong_pixels(bucket: tuple[S3FileSystem, str]) -> None:
+    fs, name = bucket
+    members, root, output = images(30, 3000), f"s3://{name}/in", place(f"s3://{name}/out")
+
+    def write(contents: dict[str, bytes]) -> None:
+        fs.pipe_file(f"{name}/in/s.tar", tar_of(contents))
+        fs.pipe_file(f"{name}/in/s.tgz", tar_of(contents, compress=True))
+        fs.pipe_file(f"{name}/in/s.parquet", parquet_of({"image": list(contents.values())}, 10))
+        fs.pipe_file(f"{name}/in/loose.jpg", next(iter(contents.values())))
+
+    write(members)
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    tasks = owed(output)
+    before, sizes = fetch(tasks)
+    assert not [v for v in before.values() if isinstance(v, str)]
+    other = dict(zip(members, [bytes(4000), *list(members.values())[::-1]], strict=False))
+    for now in ({k: v[::-1] for k, v in members.items()}, other, dict(list(members.items())[:2])):
+        write(now)
+        got, same = fetch(tasks)
+        assert same == sizes  # Ray takes the tables of a second attempt for those of the first
+        assert got.pop(f"{root}/loose.jpg") == next(iter(now.values()))
+        assert got.keys() == before.keys() - {f"{root}/loose.jpg"}
+        says = "changed during the job; run again with --retry-errors"
+        assert all(str(v).startswith("ChangedShard: s.") and says in str(v) for v in got.values()), got
+    for shard in ("s.tar", "s.tgz", "s.parquet"):
+        fs.rm_file(f"{name}/in/{shard}")
+    got, same = fetch(tasks)
+    assert same == sizes
+    assert {str(v).split(":")[0] for u, v in got.items() if "#" in u} <= {"FetchError", "ChangedShard"}
+    write(members)
+    assert fetch(tasks)[0] == before
+
+
+class Whole(SimpleHTTPRequestHandler):
+    """Answers every request with the whole file, as Python's server does, whatever range is asked for."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """The address of a web server of the test's folder."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Whole, directory=str(tmp_path)))
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_server_without_ranges_gives_no_wrong_bytes(web: str, tmp_path: Path) -> None:
+    members = images(3, 5000)
+    (tmp_path / "s.tar").write_bytes(tar_of(members))
+    (tmp_path / "s.tgz").write_bytes(tar_of(members, compress=True))
+    (tmp_path / "one.jpg").write_bytes(members["d/001.jpg"])
+    (tmp_path / "l.txt").write_text("one.jpg\n" * 3000)  # more than is read at first
+    (tmp_path / "s.parquet").write_bytes(parquet_of({"image": list(images(30, 5000).values())}, 30))
+    output = place(tmp_path / "out")
+    inputs = [place(f"{web}/{name}") for name in ("s.tar", "s.tgz", "l.txt")]
+    assert catalog.update(output, containers(inputs, output), catalog.NONE) == 7
+    got, _ = fetch(owed(output))
+    assert got.pop(f"{web}/one.jpg") == members["d/001.jpg"]
+    for name, data in members.items():
+        assert got[f"{web}/s.tgz#{name}"] == data
+        assert re.match("FetchError: .*does not support range requests", str(got[f"{web}/s.tar#{name}"]))
+    with pytest.raises(InputError, match="does not support range requests"):
+        catalog.update(output, containers([place(f"{web}/s.parquet")], output), catalog.NONE)
+
+
+def test_tables_are_bounded_by_what_the_catalog_says(tmp_path: Path) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    members = images(40, 1 << 20)
+    (root / "s.tgz").write_bytes(tar_of(members, compress=True))
+    (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 40))
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    tasks = owed(output)
+    assert [len(t) for t in tasks] == [40, 40]
+    got, sizes = fetch(tasks)
+    assert sizes == [31, 9, 32, 8]  # of 32 MiB at most; a Parquet file's lengths are the bytes of its column
+    assert [v for u, v in sorted(got.items()) if ".tgz" in u] == list(members.values())
+
+
+def test_what_has_cost_a_process_is_read_apart(tmp_path: Path) -> None:
+    """Tables stay the same; what is given up is not read again, and nothing behind it is touched in its place."""
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    members = images(40, 1 << 20)
+    (root / "s.tgz").write_bytes(tar_of(members, compress=True))
+    (root / "s.tar").write_bytes(tar_of(members))
+    (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 5))
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    tasks = owed(output)
+    before, sizes = fetch(tasks)
+    opened: list[int] = []
+
+    def given_up(chosen: set[int]) -> Alone:
+        @contextmanager
+        def alone(image_id: int, what: str = "this image alone") -> Iterator[str | None]:
+            opened.append(image_id)
+            yield f"WorkerDied: at {what}" if image_id in chosen else None
+
+        return alone
+
+    def apart(chosen: set[int]) -> tuple[dict[str, bytes | str], list[int]]:
+        opened.clear()
+        tables = [table for task in tasks for table in fetched(task, {}, alone=given_up(chosen))]
+        assert len(set(opened)) == len(opened)
+        return {r["uri"]: r["error"] or r["data"] for t in tables for r in t.to_pylist()}, [len(t) for t in tables]
+
+    assert apart(set()) == (before, sizes)
+    streamed = {table[0]: table for task in tasks for t in fetched(task, {}) if (table := t["image_id"].to_pylist())}
+    tar = image_id(f"{root}/s.tar#d/007.jpg")
+    assert len(opened) == 40 + len([uri for uri in before if ".tar#" not in uri and image_id(uri) in streamed])
+    for first in (image_id(f"{root}/s.tgz#d/000.jpg"), image_id(f"{root}/s.parquet#0/0")):
+        got, same = apart({first, tar})
+        assert same == sizes
+        lost = {uri for uri in before if got[uri] != before[uri]}
+        assert {image_id(uri) for uri in lost} == {tar, *streamed[first]}
+        assert got[f"{root}/s.tar#d/007.jpg"] == "WorkerDied: at this image alone"
+        others = {got[uri] for uri in lost} - {"WorkerDied: at this image alone"}
+        assert others == {"WorkerDied: at these images of their shard"}
+
+
+def test_pictures_of_every_kind_are_found_again(tmp_path: Path) -> None:
+    root, output = tmp_path / "in", place(tmp_path / "out")
+    root.mkdir()
+    members = images(9, 100)
+    (root / "s.tgz").write_bytes(tar_of(members, compress=True))
+    (root / "s.tar").write_bytes(tar_of(members))
+    (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 4))
+    (root / "l.jpg").write_bytes(b"loose")
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    uris = ["s.tgz#d/007.jpg", "l.jpg", "s.parquet#1/2", "s.tar#d/001.jpg", "s.tgz#d/002.jpg", "s.parquet#0/0"]
+    got = image_bytes(output, [image_id(f"{root}/{u}") for u in uris])
+    every = list(members.values())
+    assert got == [every[7], b"loose", every[6], every[1], every[2], every[0]]
+    (root / "s.tar").write_bytes(b"")
+    with pytest.raises(InputError, match=r"s.tar#d/001.jpg: "):
+        image_bytes(output, [image_id(f"{root}/s.tar#d/001.jpg")])
+
+
+def test_a_store_that_is_down_is_waited_for_and_then_stops_the_job(
+    bucket: tuple[S3FileSystem, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs, name = bucket
+    members, root, output = images(4, 100), f"s3://{name}/in", place(f"s3://{name}/out")
+    fs.pipe_file(f"{name}/in/s.tar", tar_of(members))
+    fs.pipe_file(f"{name}/in/s.tgz", tar_of(members, compress=True))
+    fs.pipe_file(f"{name}/in/s.parquet", parquet_of({"image": list(members.values())}, 10))
+    fs.pipe_file(f"{name}/in/loose.jpg", b"1")
+    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    (rows,) = owed(output)
+    nowhere = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 1}}}
+    for kind in ("tar", "tgz", "parquet", "image"):
+        of_kind = rows.filter(pa.compute.equal(rows["kind"], kind))
+        with pytest.raises(InputError, match="cannot be reached"):
+            list(fetched(of_kind, nowhere, retry_seconds=0.5))
+
+
+def test_rows_of_parquet_files_match_annotations_by_their_paths(tmp_path: Path) -> None:
+    output = place(tmp_path / "out")
+    rows = [{"bytes": b"1", "path": "a/x.png"}, {"bytes": b"2", "path": None}]
+    (tmp_path / "f.parquet").write_bytes(parquet_of({"image": rows}, 1))
+    (tmp_path / "x.tgz").write_bytes(tar_of({"b/x.png": b"3"}, compress=True))
+    assert file_addresses(output) == {}
+    catalog.update(output, containers([place(tmp_path / n) for n in ("f.parquet", "x.tgz")], output), catalog.NONE)
+    found = file_addresses(output)
+    assert found == {image_id(f"{tmp_path}/f.parquet#0/0"): f"{tmp_path}/f.parquet/a/x.png"}
+    uris = [*found.values(), f"{tmp_path}/f.parquet#1/0", f"{tmp_path}/x.tgz#b/x.png"]
+    assert match(uris, ["b/x.png", "a/x.png"]) == {0: 2, 1: 0}
+
+
+def test_an_object_too_large_for_any_image_is_not_fetched(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with (tmp_path / "in" / "video.tif").open("wb") as file:
+        file.truncate(LIMIT + 1)  # sparse: it takes no space
+    output = place(tmp_path / "out")
+    catalog.update(output, containers([place(tmp_path / "in")], output), catalog.NONE)
+    (work,) = catalog.slices(output, np.zeros(0, np.int64), 64, 32 << 20)
+    ((row,),) = [t.to_pylist() for t in fetched(rows_of(output, work), {})]
+    assert row["data"] is None
+    assert row["error"].startswith("TooManyBytes: 4,294,967,297 bytes")
+
+
+def test_a_store_that_goes_down_in_the_middle_of_a_file_stops_the_job_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, members = place(tmp_path / "out"), images(20, 100_000)
+    (tmp_path / "s.tgz").write_bytes(tar_of(members, compress=True))
+    (tmp_path / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 20))
+    catalog.update(output, containers([place(tmp_path / n) for n in ("s.tgz", "s.parquet")], output), catalog.NONE)
+    (rows,) = owed(output)
+    original = LocalFileSystem.cat_file
+
+    def down(self: LocalFileSystem, path: str, start: int, end: int, **options: object) -> bytes:
+        if start > 100_000:
+            raise ConnectionResetError("peer")
+        return original(self, path, start, end, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", down)
+    for kind in ("tgz", "parquet"):
+        with pytest.raises(InputError, match="cannot be reached"):
+            list(fetched(rows.filter(pa.compute.equal(rows["kind"], kind)), {}, retry_seconds=0.0))

@@ -1,0 +1,1 @@
+"""What several tests use: clusters of raylets, faults, outputs and shards to read."""

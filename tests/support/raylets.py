@@ -1,0 +1,209 @@
+"""A Ray cluster of several nodes on this machine, each started with `ray start` as on a machine of its own.
+
+Every node has its own ports, folder and object store, and the cluster asks for a token. Nodes are ended by
+process id, so that other clusters on this machine are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import psutil
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
+
+from jobs.sample.s3_server import HOST, free_ports
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).parent / "ray")
+START_SECONDS = 60.0
+AUTOSCALER = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+}
+T = TypeVar("T")
+
+
+class Raylets:
+    """A head without CPUs, and the nodes that are added to it. A context manager.
+
+    Args:
+        node_types: of the nodes that Ray's autoscaler starts, as in a cluster's configuration; None: no autoscaler.
+
+    Attributes:
+        environment: what a client of this cluster needs: its token, and where jobs are submitted.
+        gcs: the address that nodes and drivers join.
+        folder: of all nodes; each has its own below it, named like the node.
+        metrics: URL of the Prometheus endpoint of each node, by name; "head" is one.
+    """
+
+    def __init__(self, node_types: dict[str, Any] | None = None) -> None:
+        self._node_types = node_types
+        self.folder = Path(tempfile.mkdtemp(prefix="mfc-"))  # short: sockets live below it
+        self._nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self.gcs, self.metrics = f"{HOST}:{free_ports(1)[0]}", dict[str, str]()
+        self.dashboard = f"http://{HOST}:{free_ports(1)[0]}"
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "PYTHONPATH"}
+        self.environment = inherited | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            "RAY_API_SERVER_ADDRESS": self.dashboard,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_metrics_report_interval_ms": "1000",
+        }
+
+    def __enter__(self) -> Raylets:
+        try:
+            port = self.gcs.split(":")[1]
+            dashboard = ["--dashboard-host", HOST, "--dashboard-port", self.dashboard.split(":")[-1]]
+            client = ["--ray-client-server-port", str(free_ports(1)[0])]
+            none = ["--num-cpus", "0", "--num-gpus", "0"]
+            self._start("head", "--head", "--port", port, *dashboard, *client, *none, *self._autoscaler())
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def add(self, name: str, **options: Any) -> None:
+        """Starts a node and waits for it; options of `ray start`, such as num_cpus=2."""
+        arguments = [a for k, v in options.items() for a in (f"--{k.replace('_', '-')}", str(v))]
+        if "num_gpus" not in options:
+            arguments += ["--num-gpus", "0"]
+        self._start(name, "--address", self.gcs, *arguments)
+
+    def remove(self, name: str) -> None:
+        """Ends a node at once, as a machine that is taken away."""
+        process = self._nodes.pop(name)
+        self.metrics.pop(name)
+        family = [process.pid, *(c.pid for c in psutil.Process(process.pid).children(recursive=True))]
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        process.wait()
+
+    def stop(self) -> None:
+        """Ends all nodes and removes what they left."""
+        for name in reversed(list(self._nodes)):
+            with suppress(psutil.NoSuchProcess):
+                self.remove(name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive, as Ray's state API tells them."""
+        return [n for n in self.state("nodes") if n["state"] == "ALIVE"]
+
+    def state(self, what: str, **filters: str) -> list[dict[str, Any]]:
+        """Ray's state API: "nodes", "actors", "tasks", ... in full, those of which each filter holds."""
+        query = "".join(f"&filter_keys={k}&filter_predicates=%3D&filter_values={v}" for k, v in filters.items())
+        return self._get(f"/api/v0/{what}?detail=1&limit=10000{query}")["data"]["result"]["result"]
+
+    def demand(self) -> str:
+        """What Ray's autoscaler is asked for, as `ray status` prints it."""
+        command = [RAY, "status", "--address", self.gcs]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        return done.stdout.partition("Pending Demands:")[2]
+
+    def status(self, job: str) -> str:
+        """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+        return self._get(f"/api/jobs/{job}")["status"]
+
+    def logs(self, job: str) -> str:
+        """What the driver of a job has printed."""
+        return self._get(f"/api/jobs/{job}/logs")["logs"]
+
+    def ended(self, job: str, seconds: float = 180.0) -> str:
+        """Waits for a job; its last status."""
+        return self.wait(lambda: self.status(job) in ("SUCCEEDED", "FAILED", "STOPPED") and self.status(job), seconds)
+
+    @staticmethod
+    def wait(condition: Callable[[], T], seconds: float = 60.0) -> T:
+        """Asks once a second until the answer is true; the answer."""
+        deadline = time.monotonic() + seconds
+        while not (answer := condition()):
+            assert time.monotonic() < deadline, f"not within {seconds} seconds"
+            time.sleep(1.0)
+        return answer
+
+    def job(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """`ray job ARGUMENTS` as a user of this cluster types it."""
+        command = [RAY, "job", *arguments]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=240, cwd=ROOT)
+        assert not check or done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        return done
+
+    def scrape(self) -> str:
+        """What Prometheus would read now, of all nodes together."""
+        texts = []
+        for url in self.metrics.values():
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                texts.append(answer.read().decode())
+        return "".join(texts)
+
+    def _get(self, path: str) -> Any:
+        token = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        request = urllib.request.Request(self.dashboard + path, headers=token)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def _autoscaler(self) -> list[str]:
+        """What starts the head with Ray's second autoscaler, whose machines are raylets here, as in its own tests."""
+        if self._node_types is None:
+            return []
+        kind = FakeMultiNodeProvider
+        provider = {"type": "external", "module": f"{kind.__module__}.{kind.__name__}", "gcs_address": self.gcs}
+        head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+        config = {
+            "cluster_name": "test",
+            "max_workers": 8,
+            "provider": provider | {"launch_multiple": True, "disable_node_updaters": True},
+            "available_node_types": {"ray.head.default": head} | self._node_types,
+            **{key: [] for key in ("setup_commands", "head_setup_commands", "worker_setup_commands")},
+            "cluster_synced_files": [],
+        }
+        path = self.folder / "autoscaling.yaml"
+        path.write_text(json.dumps(config))
+        return ["--autoscaling-config", str(path)]
+
+    def _start(self, name: str, *arguments: str) -> None:
+        metrics = free_ports(1)[0]
+        own = ["--node-ip-address", HOST, "--temp-dir", str(self.folder / name), "--block", *arguments]
+        own += ["--metrics-export-port", str(metrics), "--dashboard-agent-listen-port", str(free_ports(1)[0])]
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as out:
+            variables = self.environment | (AUTOSCALER if name == "head" and self._node_types else {})
+            self._nodes[name] = subprocess.Popen(
+                [RAY, "start", *own], env=variables, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+            )
+        self.metrics[name] = f"http://{HOST}:{metrics}/metrics"
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers(len(self._nodes)):
+            assert self._nodes[name].poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < deadline, log.read_text()[-2000:]
+            time.sleep(0.5)
+
+    def _answers(self, count: int) -> bool:
+        try:
+            return len(self.nodes()) == count
+        except OSError:
+            return False
