@@ -1,8 +1,8 @@
-# What the pods of kuberay/rayjob.yaml run: the pinned build and nothing else. torch's wheels bring CUDA along;
-# the driver is the node's.
+# The image of the pods in kuberay/rayjob.yaml: Maskfleet with pinned versions. torch's wheels bring CUDA; the node
+# provides the driver.
 FROM python:3.11-slim-bookworm
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# KubeRay's probes ask with wget; Debian keeps one version of it at a time.
+# KubeRay's probes use wget. Debian keeps only one version of it, so it is not pinned.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends wget \
