@@ -13,10 +13,11 @@ from rich.text import Text
 
 from jobs.terminal.console import USAGE, AsJson, console, errors_to_exit, fail, print_json
 from model import Checkpoint, read_checkpoint, shipped_names
+from model.checkpoints.checkpoint import SHIPPED
 from model.checkpoints.files import shown
 from model.checkpoints.published import PUBLISHED
 from model.checkpoints.save import write_checkpoint
-from model.load import SHIPPED, build
+from model.load import build
 
 app = typer.Typer(help="What can be loaded, and what is in a checkpoint.", no_args_is_help=True)
 

@@ -10,13 +10,14 @@ from model.preset import Preset
 
 if TYPE_CHECKING:
     from model import rle
+    from model.checkpoints.checkpoint import Checkpoint, read_checkpoint, shipped_names
     from model.detections import Detections
-    from model.load import Checkpoint, load_model, read_checkpoint, shipped_names
+    from model.load import load_model
     from model.mask_rcnn import MaskRCNN
 
 # PyTorch takes seconds to import; who only needs an error or a preset should not wait for it.
-_LATER = dict.fromkeys(("Checkpoint", "load_model", "read_checkpoint", "shipped_names"), "model.load")
-_LATER |= {"Detections": "model.detections", "MaskRCNN": "model.mask_rcnn"}
+_LATER = dict.fromkeys(("Checkpoint", "read_checkpoint", "shipped_names"), "model.checkpoints.checkpoint")
+_LATER |= {"Detections": "model.detections", "MaskRCNN": "model.mask_rcnn", "load_model": "model.load"}
 
 __all__ = [
     "Checkpoint",

@@ -14,7 +14,8 @@ import torch
 from ray.data import DataContext
 
 from model import Checkpoint, read_checkpoint
-from model.load import build, resolve_precision
+from model.inference.precision import resolve_precision
+from model.load import build
 from model.preset import Preset
 from pipeline import plan
 from pipeline.catalog import catalog

@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 
 from jobs.main import app
 from model import load_model
-from model.load import SHIPPED
+from model.checkpoints.checkpoint import SHIPPED
 from pipeline.schema import RESULTS, description_of
 
 pytestmark = pytest.mark.slow

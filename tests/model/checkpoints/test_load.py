@@ -26,7 +26,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model import Checkpoint, MaskRCNN, Preset, PresetError, WeightsError, load_model, read_checkpoint, shipped_names
 from model.checkpoints.torchvision import modernise, preset_of
-from model.load import build, resolve_precision
+from model.inference.precision import resolve_precision
+from model.load import build
 
 State = dict[str, Tensor]
 
@@ -504,7 +505,7 @@ def test_precisions(state: State) -> None:
 
 def test_compiling_without_a_compiler() -> None:
     code = (
-        "import torch; from model import WeightsError; from model.load import resolve_precision\n"
+        "import torch; from model import WeightsError; from model.inference.precision import resolve_precision\n"
         "try: resolve_precision('auto', torch.device('cpu'), compiled=True)\n"
         "except WeightsError as error: print(error)"
     )

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from model import load_model, read_checkpoint
-from model.load import SHIPPED, shipped_names
+from model.checkpoints.checkpoint import SHIPPED, shipped_names
 from model.training.network import build_torchvision
 
 SHIPPED_NAMES = ["nuclei", "nuclei-finest"]
