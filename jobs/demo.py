@@ -23,7 +23,7 @@ from jobs.terminal.console import AsJson, console, err, errors_to_exit, print_js
 from jobs.terminal.live_display import Display
 from pipeline.analysis.evaluate import evaluate as measure
 from pipeline.job import Options, run
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 
 DATA = Path(__file__).parent / "demo_data"
 SHARDED = 32  # images that go into two tar shards; the rest are uploaded as they are

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from jobs.terminal.console import AsJson, StorageOptions, console, errors_to_exit, print_json, storage_options
 from pipeline.analysis.evaluate import evaluate as measure
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 
 HEADINGS = {
     "AP": "AP",

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from jobs.terminal.console import USAGE, StorageOptions, console, err, errors_to_exit, fail, print_json, storage_options
 from pipeline.output.reader import connect
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 
 ROWS, CELL = 50, 48  # of a table on the terminal: rows, and characters of a cell
 VIEWS = ("images", "instances", "errors")

@@ -50,7 +50,7 @@ from jobs.terminal.segment_options import (
 from model.masks.tile_grid import Tiling
 from pipeline.errors import TooManyErrorsError
 from pipeline.job import Options, plan_of, run
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 
 TOO_MANY_ERRORS = 3  # exit status: finished, with more error rows than --max-error-rate allows
 INTERRUPTED = 130

@@ -13,7 +13,7 @@ from rich.table import Table
 from jobs.terminal.console import AsJson, StorageOptions, console, errors_to_exit, print_json, storage_options
 from pipeline.output import lease
 from pipeline.output.reader import Counts, counts, run_records
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
 
 
 @errors_to_exit

@@ -21,8 +21,8 @@ from pipeline.options import Options
 from pipeline.output.reader import run_records
 from pipeline.output.reconciliation import Trial
 from pipeline.stages.source import rows_of
-from pipeline.storage.filesystem import Place
-from pipeline.storage.original_bytes import fetched
+from pipeline.storage import Place
+from pipeline.storage.original_bytes import fetch_images
 
 SAMPLE = 8  # images, from all over the catalog
 ROW = 40  # bytes of an instance in the results beside its RLE, before compression
@@ -83,7 +83,7 @@ def _sampled(options: Options, network: MaskRCNN, ledger: Place, work: list[cata
 
 def _counts(options: Options, network: MaskRCNN, one: pa.Table) -> list[str]:
     """The RLEs of one image, of its row of the catalog."""
-    (row,) = (row for table in fetched(one, options.output.options) for row in table.to_pylist())
+    (row,) = (row for table in fetch_images(one, options.output.options) for row in table.to_pylist())
     if row["error"] is not None:
         raise ImageError(row["error"])
     image, paste = open_image(row["data"], options.pixel_limit), network.preset.mask_paste

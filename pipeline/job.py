@@ -34,7 +34,7 @@ from pipeline.output.reader import counts
 from pipeline.output.run_record import Spent, kept, measured, versions
 from pipeline.stages.quarantine import Quarantine
 from pipeline.stages.segment import Network
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 
 __all__ = ["JobObserver", "Options", "plan_of", "run"]
 
@@ -123,7 +123,7 @@ def plan_of(options: Options, observer: JobObserver) -> dict[str, Any]:
 
 def _checked(options: Options) -> tuple[Checkpoint, Preset]:
     """The weights and their preset, known to fit each other and what can be stored."""
-    weights = read_checkpoint(options.weights, place(options.weights, options.output.options).chosen)
+    weights = read_checkpoint(options.weights, place(options.weights, options.output.options).storage_options)
     preset = weights.preset.replace(**options.overrides)
     build(weights, preset)
     resolve_precision(options.precision, torch.device("cpu"), options.compiled)

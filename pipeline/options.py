@@ -8,7 +8,7 @@ from typing import Any
 
 from model import Checkpoint
 from model.masks.tile_grid import Tiling
-from pipeline.storage.filesystem import Place, public
+from pipeline.storage import Place, redacted
 
 MAX_PIXELS, MAX_PIXELS_TILED = 200_000_000, 1_000_000_000  # 4 bytes each while an image is decoded
 # What all results of one output have in common.
@@ -48,16 +48,16 @@ class Options:
     def plain(self) -> dict[str, Any]:
         """The options as JSON, without storage options: those may hold credentials."""
         plain = {k: v for k, v in vars(self).items() if k not in ("inputs", "output")}
-        places = {"inputs": [public(p.url) for p in self.inputs], "output": public(self.output.url)}
+        places = {"inputs": [redacted(p.url) for p in self.inputs], "output": redacted(self.output.url)}
         tiling = asdict(self.tiling) if self.tiling else None
-        return plain | places | {"weights": public(self.weights), "tiling": tiling}
+        return plain | places | {"weights": redacted(self.weights), "tiling": tiling}
 
 
 def describe(weights: Checkpoint, options: Options) -> dict[str, Any]:
     """What the metadata of every results file says: enough to interpret it and to refuse mixing."""
     preset = weights.preset.replace(**options.overrides)
     return {
-        "weights": public(options.weights),
+        "weights": redacted(options.weights),
         "weights_sha256": weights.digest,
         "preset": json.loads(preset.to_json()),
         "precision": options.precision,

@@ -17,8 +17,8 @@ from pipeline.stages.fetch import Fetch
 from pipeline.stages.quarantine import Quarantine
 from pipeline.stages.segment import Network, Segment
 from pipeline.stages.source import CatalogSource
-from pipeline.storage.atomic_files import sink
-from pipeline.storage.filesystem import Place
+from pipeline.storage import Place
+from pipeline.storage.atomic_files import results_filesystem
 
 
 def execute(
@@ -59,7 +59,7 @@ def execute(
     results = output.join("results")
     dataset.write_parquet(
         results.path,
-        filesystem=sink(output),
+        filesystem=results_filesystem(output),
         compression="zstd",
         min_rows_per_file=rows_per_file,
         ray_remote_args={"num_cpus": resources.task_cpus},

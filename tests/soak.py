@@ -33,7 +33,7 @@ from support.faults.proxy import Faults, Proxy
 
 from jobs.demo import DATA
 from jobs.sample.s3_server import S3Server
-from pipeline.storage.filesystem import Place
+from pipeline.storage import Place
 
 STAGES = ("Segment", "Encode", "Fetch", "Write", "_Register", "_Board")  # whose workers are killed
 ATTEMPTS = 8  # of the undisturbed end

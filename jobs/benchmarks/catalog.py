@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from jobs.benchmarks.timing import extra_memory
 from jobs.terminal.console import AsJson, console, err, errors_to_exit, print_json
 from pipeline.catalog import catalog, inputs
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 
 FOLDER = 1000  # images in each
 

@@ -16,7 +16,7 @@ from jobs.terminal.console import AsJson, console, err, errors_to_exit, print_js
 from jobs.terminal.live_display import Display
 from model.masks.tile_grid import Tiling
 from pipeline.job import Options, run
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 
 
 @errors_to_exit

@@ -15,7 +15,7 @@ from pipeline.analysis.original_images import image_bytes
 from pipeline.errors import InputError
 from pipeline.images.decoder import open_image, to_rgb
 from pipeline.output.reader import connect
-from pipeline.storage.filesystem import Place
+from pipeline.storage import Place
 
 TILE, GAP = 320, 8  # pixels
 CANDIDATES = 64  # images among which to choose

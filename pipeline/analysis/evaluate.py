@@ -20,7 +20,7 @@ from pipeline.analysis.file_name_matching import match
 from pipeline.analysis.original_images import file_addresses
 from pipeline.errors import InputError
 from pipeline.output.reader import description, results_dataset
-from pipeline.storage.filesystem import Place, explain, place
+from pipeline.storage import Place, explain, place
 
 Json = dict[str, Any]
 

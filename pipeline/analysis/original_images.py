@@ -10,8 +10,8 @@ import pyarrow.dataset as pads
 
 from pipeline.errors import InputError
 from pipeline.schema import CATALOG
-from pipeline.storage.filesystem import Place, explain
-from pipeline.storage.original_bytes import fetched
+from pipeline.storage import Place, explain
+from pipeline.storage.original_bytes import fetch_images
 
 RETRY_SECONDS = 10.0  # seconds; somebody waits for the picture
 
@@ -25,7 +25,7 @@ def image_bytes(output: Place, ids: Sequence[int]) -> list[bytes]:
     table = _rows(output, ids)
     place_in_shard = [(name, "ascending") for name in ("container", "part", "offset")]
     found: dict[int, bytes] = {}
-    for part in fetched(table.sort_by(place_in_shard), output.options, RETRY_SECONDS):
+    for part in fetch_images(table.sort_by(place_in_shard), output.options, RETRY_SECONDS):
         for row in part.to_pylist():
             if row["error"] is not None:
                 raise InputError(f"{row['uri']}: {row['error']}")

@@ -21,8 +21,8 @@ from pipeline.catalog import catalog_files
 from pipeline.catalog.id_set import contains
 from pipeline.catalog.inputs import Container
 from pipeline.catalog.merge import Update
-from pipeline.storage.filesystem import Place
-from pipeline.storage.suffixes import ASSUMED, STREAMED
+from pipeline.storage import Place
+from pipeline.storage.suffixes import ASSUMED_IMAGE_BYTES, STREAMED_KINDS
 
 SLICE_IMAGES, SLICE_BYTES = 64, 32 << 20  # of one read task
 NONE = np.zeros(0, np.int64)
@@ -127,7 +127,7 @@ def slices(output: Place, done: np.ndarray, images: int = SLICE_IMAGES, size: in
             continue
         table = table.take(pa.array(left))
         starts = np.flatnonzero(_begins(table))
-        lengths = pc.fill_null(table["length"], ASSUMED).to_numpy()
+        lengths = pc.fill_null(table["length"], ASSUMED_IMAGE_BYTES).to_numpy()
         counts, sizes = np.diff(np.append(starts, len(left))), np.add.reduceat(lengths, starts)
         begin = at = rows = total = 0
         for count, length in zip(counts.tolist(), sizes.tolist(), strict=True):
@@ -173,7 +173,7 @@ def totals(output: Place, done: np.ndarray) -> Totals:
 
 def _begins(table: pa.Table) -> np.ndarray:
     """bool: at which rows a slice may begin."""
-    streamed = pc.is_in(table["kind"], value_set=pa.array(STREAMED)).to_numpy()
+    streamed = pc.is_in(table["kind"], value_set=pa.array(STREAMED_KINDS)).to_numpy()
     container = table["container"].combine_chunks().dictionary_encode().indices.to_numpy()
     part = pc.fill_null(table["part"], -1).to_numpy()
     begins = np.ones(len(table), bool)

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.schema import CATALOG, described, description_of
-from pipeline.storage.atomic_files import unfinished
-from pipeline.storage.filesystem import Place
+from pipeline.storage import Place
+from pipeline.storage.atomic_files import temporary_folder
 
 ROWS_PER_FILE = 100_000
 ROW_GROUP = 1024  # rows; what a read task of 64 images has to read at least
@@ -119,7 +119,7 @@ class Writer:
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP)
         file = self._output.join("catalog", f"part-{uuid.uuid4().hex}.parquet")
-        file.put(buffer.getvalue(), unfinished(self._output))
+        file.put(buffer.getvalue(), temporary_folder(self._output))
         self._tables, self._keys = [], []
 
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 from pipeline.catalog import listing, manifest
 from pipeline.errors import InputError
 from pipeline.schema import printable
-from pipeline.storage.filesystem import Place, explain, place, version_of
-from pipeline.storage.suffixes import LOOKED_FOR, kind_of
+from pipeline.storage import Place, explain, place, version_of
+from pipeline.storage.suffixes import INPUT_SUFFIXES, input_kind
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -88,14 +88,14 @@ def _of_input(named: Place, output: Place, pattern: str | None, column: str | No
         raise explain(named.url, error) from None
     if not some:
         matching = f" that match {pattern!r}" if pattern else ""
-        raise InputError(f"{named.url}: no images or shards here{matching}; looked for {LOOKED_FOR}")
+        raise InputError(f"{named.url}: no images or shards here{matching}; looked for {INPUT_SUFFIXES}")
 
 
 def _found(named: Place, column: str | None) -> Iterator[tuple[str, Container]]:
     """(name, container) of everything at or below an input, and of what its manifests name."""
     is_manifest: bool | None = None
     for path, info in _listed(named):
-        kind = kind_of(path)
+        kind = input_kind(path)
         url = named.url_of(path)
         if info["type"] != "file":
             continue
@@ -121,14 +121,14 @@ def _of_manifest(table: Place, column: str | None) -> Iterator[tuple[str, Contai
     stores: set[str] = set()
     for addresses in _batches(manifest.addresses(table, column), BATCH):
         places = [place(address, table.options) for address in addresses]
-        shards = [p for p in places if kind_of(p.url) not in ("image", None)]
+        shards = [p for p in places if input_kind(p.url) not in ("image", None)]
         sizes = dict(zip((p.url for p in shards), _sizes(shards), strict=True))
         for p in places:
             if p.protocol not in stores:
                 _ = p.fs  # or a missing package would be found by a worker
                 stores.add(p.protocol)
             size, version = sizes.get(p.url, (None, ""))
-            kind = kind_of(p.url) if p.url in sizes else "image"
+            kind = input_kind(p.url) if p.url in sizes else "image"
             yield p.url, _container(p.url, kind or "image", size, version)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from fsspec.utils import glob_translate
 
 from pipeline.errors import InputError
-from pipeline.storage.filesystem import Place, family, local_info
+from pipeline.storage import Place, local_info, store_kind
 
 PAGE = 1000  # keys of an S3 listing, the most that a store gives
 LISTERS = 16  # prefixes of an S3 bucket listed at once
@@ -41,7 +41,7 @@ def info(place: Place, path: str) -> dict[str, Any] | None:
 
 def below(place: Place, path: str) -> Iterator[Entry]:
     """Every file below a folder or prefix."""
-    return _s3_below(place, path) if family(place.protocol) == "s3" else _walk(place, path)
+    return _s3_below(place, path) if store_kind(place.protocol) == "s3" else _walk(place, path)
 
 
 def matching(place: Place, pattern: str) -> Iterator[Entry]:
@@ -87,7 +87,7 @@ def _at(place: Place, path: str) -> Iterator[Entry]:
 
 def _children(place: Place, path: str) -> Iterator[Entry]:
     """What lies directly in a folder or prefix; nothing if there is none."""
-    if family(place.protocol) == "s3":
+    if store_kind(place.protocol) == "s3":
         for prefixes, files, _ in _s3_pages(place, path, "/"):
             yield from ((prefix, {"type": "directory"}) for prefix in prefixes)
             yield from files

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
-from pipeline.storage import parquet_images
-from pipeline.storage.filesystem import Place, explain
-from pipeline.storage.ranged_reads import ObjectError, ObjectFile
-from pipeline.storage.suffixes import choose, kind_of
+from pipeline.storage import Place, explain, parquet_images
+from pipeline.storage.object_file import ObjectError, ObjectFile
+from pipeline.storage.suffixes import input_kind
+from pipeline.storage.table_columns import choose_column
 
 SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 USUAL = ("uri", "url", "path", "file", "file_name", "filename", "key", "image", "image_uri", "image_url", "image_path")
@@ -43,7 +43,7 @@ def names_images(table: Place, column: str | None) -> bool:
         raise explain(table.url, error.__cause__ or error) from None
     except (pa.ArrowException, OSError):
         return False  # a damaged file is a row of the catalog
-    images, strings = parquet_images.candidates(schema), _strings(schema)
+    images, strings = parquet_images.image_columns(schema), _strings(schema)
     if column is None:
         return not images and bool(strings)
     if column in (*images, *strings):
@@ -88,9 +88,9 @@ def _text(table: Place, file: io.BufferedReader, column: str | None) -> Iterator
 def _csv(table: Place, file: io.BufferedReader, column: str | None) -> Iterator[str]:
     rows = csv.reader(_lines(file))
     first = next(rows, [])
-    index = next((i for i, cell in enumerate(first) if "://" in cell or kind_of(cell.strip()) == "image"), None)
+    index = next((i for i, cell in enumerate(first) if "://" in cell or input_kind(cell.strip()) == "image"), None)
     if index is None or column is not None:  # the first row names the columns
-        index = first.index(choose(table.url, OF, first, column, USUAL))
+        index = first.index(choose_column(table.url, OF, first, column, USUAL))
     else:
         yield first[index]
     yield from (row[index] for row in rows if len(row) > index)
@@ -106,7 +106,7 @@ def _json(table: Place, file: io.BufferedReader, column: str | None) -> Iterator
             raise InputError(f"{table.url}: line {number} is not JSON: {error}") from None
         if isinstance(value, dict):
             strings = [key for key, v in value.items() if isinstance(v, str)]
-            column = column or choose(table.url, OF, strings, None, USUAL)
+            column = column or choose_column(table.url, OF, strings, None, USUAL)
             value = value.get(column)
         if not isinstance(value, str):
             what = f"no string {column!r}" if column else "no string"
@@ -116,7 +116,7 @@ def _json(table: Place, file: io.BufferedReader, column: str | None) -> Iterator
 
 def _parquet(table: Place, file: io.BufferedReader, column: str | None) -> Iterator[str]:
     with pq.ParquetFile(pa.PythonFile(file, "r"), pre_buffer=False) as parquet:
-        name = choose(table.url, OF, _strings(parquet.schema_arrow), column, USUAL)
+        name = choose_column(table.url, OF, _strings(parquet.schema_arrow), column, USUAL)
         for batch in parquet.iter_batches(10_000, columns=[name]):
             yield from (value for value in batch.column(0).to_pylist() if value is not None)
 

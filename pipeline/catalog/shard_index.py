@@ -13,13 +13,12 @@ import pyarrow as pa
 from pipeline.catalog.inputs import Container
 from pipeline.errors import InputError
 from pipeline.schema import CATALOG, image_id, printable
-from pipeline.storage import parquet_images, tar
-from pipeline.storage.filesystem import Place, explain
-from pipeline.storage.ranged_reads import ObjectError, ObjectFile
-from pipeline.storage.suffixes import kind_of
+from pipeline.storage import Place, explain, parquet_images, tar
+from pipeline.storage.object_file import ObjectError, ObjectFile
+from pipeline.storage.suffixes import input_kind
 
 CHUNK = 10_000  # rows that are Python objects at once
-DAMAGE = (*tar.DAMAGE, pa.ArrowException, OSError, LookupError)
+DAMAGE = (*tar.DAMAGE_ERRORS, pa.ArrowException, OSError, LookupError)
 Row = dict[str, Any]  # columns of CATALOG, without those that all rows of a container share
 
 
@@ -93,7 +92,7 @@ def _last_of_each(table: pa.Table) -> pa.Table:
 def _tar_rows(container: Container, file: ObjectFile, wanted: re.Pattern[str] | None) -> Iterator[Row]:
     for member in tar.members(file, compressed=container.kind == "tgz"):
         name = printable(member.name)
-        if kind_of(name) == "image" and (wanted is None or wanted.fullmatch(name.rsplit("/", 1)[-1])):
+        if input_kind(name) == "image" and (wanted is None or wanted.fullmatch(name.rsplit("/", 1)[-1])):
             where = {"offset": member.offset, "length": member.size}
             yield {"uri": f"{container.url}#{name}", "error": member.error} | where
 
@@ -101,7 +100,7 @@ def _tar_rows(container: Container, file: ObjectFile, wanted: re.Pattern[str] | 
 def _parquet_rows(
     container: Container, file: ObjectFile, wanted: re.Pattern[str] | None, column: str | None
 ) -> Iterator[Row]:
-    for number, group in enumerate(parquet_images.groups(file, container.url, column)):
+    for number, group in enumerate(parquet_images.row_groups(file, container.url, column)):
         if wanted is not None and group.names is None:
             raise InputError(
                 f"{container.url}: column {group.column!r} has no file names that --glob could choose from; "

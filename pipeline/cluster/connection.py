@@ -16,7 +16,7 @@ from ray.data import DataContext
 from ray.exceptions import RayError
 
 from pipeline.errors import InputError
-from pipeline.storage.filesystem import one_line
+from pipeline.storage import one_line
 
 KNOCKS, KNOCK_SECONDS = 5, 3.0  # a head node that restarts is away for some seconds
 

@@ -9,7 +9,7 @@ import re
 from ray.exceptions import RayError
 
 from pipeline.errors import InputError
-from pipeline.storage.filesystem import Place, explain
+from pipeline.storage import Place, explain
 
 CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs"}  # packages that talk to stores
 

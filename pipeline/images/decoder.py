@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from model.masks.tile_grid import Box, Crop
 from pipeline.images import png, tiff
 from pipeline.images.intensity_scaling import extremes, stretch
-from pipeline.storage.filesystem import one_line
+from pipeline.storage import one_line
 
 Image.init()  # all decoders, so that `formats` may name them
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below, and is an error row rather than a warning

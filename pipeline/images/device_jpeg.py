@@ -11,7 +11,7 @@ from model.inference.memory import release_cached
 from model.layers.transform import shrink
 from model.preset import Preset
 from pipeline.images.decoder import ImageError, open_image, to_rgb
-from pipeline.storage.filesystem import one_line
+from pipeline.storage import one_line
 
 AT_ONCE = 256 << 20  # bytes of pixels decoded together: seven images of 12 megapixels, beside the network's own
 

@@ -12,7 +12,7 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 from ray.data.context import DataContext
 
-from pipeline.storage.filesystem import Place
+from pipeline.storage import Place
 
 # What s3fs, gcsfs and adlfs say of a store that is away or overloaded, so that a write is tried again.
 PASSING = (

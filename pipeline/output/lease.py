@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.storage.filesystem import Place, explain
+from pipeline.storage import Place, explain
 
 NAME = "_lease.json"
 RENEW = 10.0  # seconds

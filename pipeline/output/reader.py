@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 from pipeline.schema import RESULTS, description_of
-from pipeline.storage.filesystem import Place, explain
+from pipeline.storage import Place, explain
 
 T = TypeVar("T")
 READERS = 16  # footers read at once; the work is waiting for a store

@@ -20,7 +20,7 @@ from pipeline.observer import JobObserver
 from pipeline.options import Options, difference
 from pipeline.output import results
 from pipeline.output.reader import description
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
 from pipeline.storage.suffixes import IMAGE_SUFFIXES
 
 

@@ -21,8 +21,8 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 
-from pipeline.storage.atomic_files import unfinished
-from pipeline.storage.filesystem import Place
+from pipeline.storage import Place
+from pipeline.storage.atomic_files import temporary_folder
 
 PENDING = f"{PENDING_CHECKPOINT_SUFFIX}.parquet"
 
@@ -40,7 +40,7 @@ def clean(output: Place) -> int:
             if place.name.startswith(written) and place.name[len(written)] in ".-":
                 place.fs.rm_file(place.path)
         checkpoint.fs.rm_file(checkpoint.path)
-    for part in unfinished(output).list(""):
+    for part in temporary_folder(output).list(""):
         part.fs.rm_file(part.path)
     return len(pending)
 
@@ -101,7 +101,7 @@ def set_aside(output: Place, name: str) -> int:
     files = output.join("results").list(".parquet")
     for place in files:
         to = output.join("replaced", name, place.name)
-        to.put(place.fs.cat_file(place.path), unfinished(output))
+        to.put(place.fs.cat_file(place.path), temporary_folder(output))
         place.fs.rm_file(place.path)
     return len(files)
 
@@ -131,7 +131,7 @@ def _rewrite(output: Place, place: Place, change: Callable[[pa.Table], pa.Table]
     if len(left):
         buffer = io.BytesIO()
         pq.write_table(left, buffer, compression="zstd")
-        place.put(buffer.getvalue(), unfinished(output))
+        place.put(buffer.getvalue(), temporary_folder(output))
     else:
         place.fs.rm_file(place.path)
     return len(table) - len(left)

@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipeline.observer import JobObserver, Totals, peak_memory
-from pipeline.storage.atomic_files import unfinished
-from pipeline.storage.filesystem import Place, one_line
+from pipeline.storage import Place, one_line
+from pipeline.storage.atomic_files import temporary_folder
 
 REASONS = 10  # of errors, the most frequent
 PACKAGES = ("maskfleet", "ray", "torch", "torchvision", "pyarrow")
@@ -35,7 +35,7 @@ def kept(
         took = datetime.now(UTC) - datetime.fromisoformat(record["started"])
         record.update(ended_by=ended_by, seconds=round(took.total_seconds(), 1))
         observer.record = record
-        place.put(json.dumps(record, indent=2).encode(), unfinished(output))
+        place.put(json.dumps(record, indent=2).encode(), temporary_folder(output))
 
     try:
         yield

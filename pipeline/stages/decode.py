@@ -14,7 +14,7 @@ from model.preset import Preset
 from pipeline.cluster.progress import Progress
 from pipeline.images.decoder import ImageError, open_image, to_rgb
 from pipeline.stages.quarantine import Quarantine, trusted
-from pipeline.storage.filesystem import one_line
+from pipeline.storage import one_line
 
 DECODED = pa.schema(
     [

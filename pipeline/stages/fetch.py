@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.cluster.progress import Progress
 from pipeline.stages.quarantine import Quarantine
-from pipeline.storage.original_bytes import fetched
+from pipeline.storage.original_bytes import fetch_images
 
 
 class Fetch:
@@ -27,7 +27,7 @@ class Fetch:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         self.progress.begun(len(batch))
         with self.quarantine.batch("fetch", batch["image_id"].to_pylist()) as suspected:
-            tables = fetched(batch, self.options, alone=suspected)
+            tables = fetch_images(batch, self.options, isolate=suspected)
             while True:
                 with self.progress.stage("fetch") as passed:
                     table = next(tables, None)

@@ -18,7 +18,7 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.storage.original_bytes import Alone
+from pipeline.storage.original_bytes import IsolateImage
 
 DEATHS = 3  # of an image alone: one may be a machine that was taken away, three in a row are no chance
 
@@ -53,7 +53,7 @@ class Quarantine:
         )
 
     @contextmanager
-    def batch(self, stage: str, ids: Sequence[int]) -> Iterator[Alone | None]:
+    def batch(self, stage: str, ids: Sequence[int]) -> Iterator[IsolateImage | None]:
         """Registers a batch for the time it is worked on.
 
         Yields:

@@ -21,7 +21,7 @@ from pipeline.cluster.progress import Progress
 from pipeline.images.decoder import ImageError, cropper, open_image
 from pipeline.images.device_jpeg import decode_jpegs
 from pipeline.stages.quarantine import Quarantine
-from pipeline.storage.original_bytes import Alone
+from pipeline.storage.original_bytes import IsolateImage
 
 SEGMENTED = pa.schema(
     [
@@ -109,7 +109,7 @@ class Segment:
         results |= {i: _packed(result) for i, result in zip(images, found, strict=True)}
         return results | {row["image_id"]: self._tiled(row) for row in large}
 
-    def _one_by_one(self, rows: list[dict[str, Any]], alone: Alone) -> dict[int, dict[str, Any]]:
+    def _one_by_one(self, rows: list[dict[str, Any]], alone: IsolateImage) -> dict[int, dict[str, Any]]:
         """The same for a window that has cost a process: see `pipeline.stages.quarantine`."""
         results: dict[int, dict[str, Any]] = {}
         for row in rows:

@@ -13,8 +13,8 @@ from ray.data.block import BlockMetadata
 
 from pipeline.catalog.catalog import Slice
 from pipeline.schema import CATALOG
-from pipeline.storage.filesystem import Place, explain
-from pipeline.storage.ranged_reads import RETRY_SECONDS, or_error, with_retries
+from pipeline.storage import Place, explain
+from pipeline.storage.retries import RETRY_SECONDS, catch_error, with_retries
 
 
 class CatalogSource(Datasource):
@@ -61,7 +61,7 @@ def rows_of(output: Place, wanted: Slice) -> pa.Table:
     Raises:
         InputError: the store did not answer for `RETRY_SECONDS` seconds, or the file is gone.
     """
-    (rows,) = with_retries(output.url, lambda _: [or_error(lambda: _rows(output, wanted))], [wanted], RETRY_SECONDS)
+    (rows,) = with_retries(output.url, lambda _: [catch_error(lambda: _rows(output, wanted))], [wanted], RETRY_SECONDS)
     if isinstance(rows, Exception):
         raise explain(output.url, rows)
     return rows

@@ -81,13 +81,13 @@ class _Part:
             self._part.unlink()
 
 
-def unfinished(output: Place) -> Place:
+def temporary_folder(output: Place) -> Place:
     """The folder of an output for what is being written; `pipeline.output.results.clean` empties it."""
     return output.join("_checkpoint", "parts")
 
 
-def sink(output: Place) -> pafs.FileSystem:
+def results_filesystem(output: Place) -> pafs.FileSystem:
     """The filesystem through which the results files of an output are to be written."""
     if output.protocol != "file":
         return output.arrow()
-    return pafs.PyFileSystem(pafs.FSSpecHandler(AtomicFileSystem(unfinished(output).path)))
+    return pafs.PyFileSystem(pafs.FSSpecHandler(AtomicFileSystem(temporary_folder(output).path)))

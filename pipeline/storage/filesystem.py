@@ -1,14 +1,8 @@
-"""One way to every store: fsspec, wrapped for Arrow where Arrow wants a filesystem.
-
-Errors of a store become one line that names the address and the remedy, without its credentials.
-"""
+"""One way to every store: fsspec, wrapped for Arrow where Arrow wants a filesystem."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import os
-import re
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.errors import InputError
+from pipeline.storage.object_info import local_info, version_of
 
 PACKAGES = {"gs": "'maskfleet[gs]'", "az": "'maskfleet[az]'", "hf": "huggingface_hub"}  # by family, for pip
 FAMILIES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}  # protocols of one kind of store
@@ -52,20 +47,20 @@ class Place:
         try:
             if self.protocol == "file":
                 return fsspec.filesystem("file", auto_mkdir=True)
-            return fsspec.filesystem(self.protocol, **self.chosen)
+            return fsspec.filesystem(self.protocol, **self.storage_options)
         except ImportError:
-            package = PACKAGES.get(family(self.protocol))
+            package = PACKAGES.get(store_kind(self.protocol))
             remedy = f"pip install {package}" if package else f"install the fsspec package for {self.protocol}"
             raise InputError(f"{self.url}: this kind of storage needs another package: {remedy}") from None
         except ValueError as error:
             raise InputError(f"{self.url}: {error}") from None
 
     @property
-    def chosen(self) -> dict[str, Any]:
+    def storage_options(self) -> dict[str, Any]:
         """The options for this store, for fsspec: ours, and of `options` those meant for it."""
         if self.protocol == "file":
             return {}
-        return DEFAULTS.get(family(self.protocol), {}) | _chosen(self.options, self.protocol)
+        return DEFAULTS.get(store_kind(self.protocol), {}) | options_for(self.options, self.protocol)
 
     @property
     def path(self) -> str:
@@ -168,82 +163,16 @@ def place(url: str | os.PathLike[str], options: dict[str, Any] | None = None) ->
     return Place(text.rstrip("/") or "/", options or {})
 
 
-def family(protocol: str) -> str:
+def store_kind(protocol: str) -> str:
     """One name for the protocols of one kind of store."""
     return FAMILIES.get(protocol, protocol)
 
 
-def _chosen(options: dict[str, Any], protocol: str) -> dict[str, Any]:
+def options_for(options: dict[str, Any], protocol: str) -> dict[str, Any]:
     """The options meant for a protocol: those without one in their name, then those with its."""
     named = {key: key.partition(".") for key in options}
     every = {key: options[key] for key, (_, dot, _) in named.items() if not dot}
-    own = {name: options[key] for key, (of, dot, name) in named.items() if dot and family(of) == family(protocol)}
+    own = {
+        name: options[key] for key, (of, dot, name) in named.items() if dot and store_kind(of) == store_kind(protocol)
+    }
     return every | own
-
-
-def local_info(path: str) -> dict[str, Any]:
-    """Size and time of change of a local file, of a link's target."""
-    stat = os.stat(path)
-    return {"type": "file", "size": stat.st_size, "mtime": stat.st_mtime_ns}
-
-
-def version_of(info: dict[str, Any]) -> str:
-    """Changes when the content does: the store's etag where it has one, else time of change and size."""
-    if etag := info.get("ETag") or info.get("etag"):
-        return str(etag).strip('"')
-    changed = next((info[k] for k in ("mtime", "LastModified", "last_modified", "created") if info.get(k)), "")
-    return f"{changed}-{info.get('size')}"
-
-
-def explain(where: str, error: BaseException) -> InputError:
-    """A store's error as one line with a remedy."""
-    text = one_line(error)
-    code = error_code(error)
-    if isinstance(error, PermissionError) or code in (
-        "403",
-        "AccessDenied",
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-    ):
-        remedy = "access denied: check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...) and the bucket's policy"
-    elif "NoCredentials" in text or "Unable to locate credentials" in text:
-        remedy = (
-            "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, on a cluster on its nodes"
-        )
-    elif isinstance(error, FileNotFoundError):
-        remedy = "no such bucket, prefix or folder: check the spelling"
-    elif isinstance(error, ConnectionError | TimeoutError | asyncio.TimeoutError) or re.search(
-        "EndpointConnection|ConnectTimeout|ConnectionClosed|ClientConnector|Could not connect", text
-    ):
-        remedy = "cannot be reached: check the network and AWS_ENDPOINT_URL_S3"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        remedy = "no space left: make some and start the same command again"
-    elif isinstance(error, OSError) and error.errno == errno.EROFS:
-        remedy = "cannot be written to: it is mounted for reading alone"
-    else:
-        remedy = "cannot be used"
-    return InputError(f"{public(where)}: {remedy} ({text})")
-
-
-def error_code(error: BaseException | None) -> str:
-    """The code with which an S3 store refused; empty for other errors."""
-    response = getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-
-
-def public(url: str) -> str:
-    """A URL without a user name, password or query, which may be credentials; for records and errors."""
-    if "://" not in url:
-        return url
-    protocol, rest = url.split("://", 1)
-    rest = re.sub(r"^[^/@]*@", "", rest)
-    return f"{protocol}://" + (rest.split("?", 1)[0] if protocol.startswith("http") else rest)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's class and text on one line, without what it may quote of a credential."""
-    text = re.sub(r"://[^/@\s]+@", "://***@", f"{type(error).__name__}: {error}")
-    text = re.sub(
-        r"(?i)((?:secret|token|sig|signature|password|access_?key\w*|credential)[\"'=: ]+)[^\s,;&)]+", r"\1***", text
-    )
-    return " ".join(text.split())[:400]

@@ -10,13 +10,16 @@ import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.storage import parquet_images, ranged_reads, tar
-from pipeline.storage.filesystem import Place, family, one_line
-from pipeline.storage.ranged_reads import RETRY_SECONDS, ObjectError, ObjectFile, Range, merge, or_error, with_retries
-from pipeline.storage.suffixes import ASSUMED, STREAMED
+from pipeline.storage.filesystem import Place, store_kind
+from pipeline.storage.object_file import ObjectError, ObjectFile
+from pipeline.storage.ranged_reads import Range, merge_ranges
+from pipeline.storage.retries import RETRY_SECONDS, catch_error, with_retries
+from pipeline.storage.store_errors import one_line
+from pipeline.storage.suffixes import ASSUMED_IMAGE_BYTES, STREAMED_KINDS
 
 IMAGES, BYTES = 64, 32 << 20  # of one table, by the catalog's lengths
 EMPTY = "EmptyFile: 0 bytes"
-LIMIT = 4 << 30  # bytes of one image: a video named .tif, say, would take all the memory of its machine
+MAX_IMAGE_BYTES = 4 << 30  # bytes of one image: a video named .tif, say, would take all the memory of its machine
 Contents = tuple[list[bytes | None], list[str | None]]  # data and error of each row
 FETCHED = pa.schema(
     [
@@ -28,14 +31,14 @@ FETCHED = pa.schema(
 )
 
 
-class Alone(Protocol):
+class IsolateImage(Protocol):
     """Opens the context in which an image, or what else is named, is done by itself; see `Quarantine.batch`."""
 
     def __call__(self, image_id: int, what: str = "this image alone") -> AbstractContextManager[str | None]: ...
 
 
-def fetched(
-    rows: pa.Table, options: dict[str, Any], retry_seconds: float = RETRY_SECONDS, alone: Alone | None = None
+def fetch_images(
+    rows: pa.Table, options: dict[str, Any], retry_seconds: float = RETRY_SECONDS, isolate: IsolateImage | None = None
 ) -> Iterator[pa.Table]:
     """Catalog rows with their bytes, in the schema `FETCHED`.
 
@@ -43,18 +46,18 @@ def fetched(
     again, and then takes the first table of the second attempt for the first of the first, and so on.
 
     Args:
-        alone: given where reading has cost a process before (see `pipeline.stages.quarantine`): images are read one by
-            one, those of a streamed shard a table at a time.
+        isolate: given where reading has cost a process before (see `pipeline.stages.quarantine`): images are
+            read one by one, those of a streamed shard a table at a time.
 
     Raises:
         InputError: a store refuses us, or did not answer for `retry_seconds` seconds.
     """
     for run in _runs(rows):
-        streamed = run["kind"][0].as_py() in STREAMED
+        streamed = run["kind"][0].as_py() in STREAMED_KINDS
         source = _Streamed(run, options, retry_seconds) if streamed else _Ranged(run, options, retry_seconds)
         for start, stop in _cuts(run["length"].to_pylist()):
             group = run.slice(start, stop - start)
-            data, errors = source.take(start, stop) if alone is None else source.apart(start, stop, alone)
+            data, errors = source.take(start, stop) if isolate is None else source.apart(start, stop, isolate)
             _verify(group, data, errors, options, retry_seconds)
             found = [pa.array(errors, pa.string()), pa.array(data, pa.large_binary())]
             yield pa.table([group["image_id"], group["uri"], *found], schema=FETCHED)
@@ -63,7 +66,7 @@ def fetched(
 def _runs(rows: pa.Table) -> Iterator[pa.Table]:
     """Rows that are read together: neighbours of one streamed container, in its order, or of none."""
     kinds, containers = rows["kind"].to_pylist(), rows["container"].to_pylist()
-    groups = [container if kind in STREAMED else None for kind, container in zip(kinds, containers, strict=True)]
+    groups = [container if kind in STREAMED_KINDS else None for kind, container in zip(kinds, containers, strict=True)]
     start = 0
     for i in range(1, len(rows) + 1):
         if i == len(rows) or groups[i] != groups[start]:
@@ -76,7 +79,7 @@ def _cuts(lengths: list[int | None]) -> Iterator[tuple[int, int]]:
     """(start, stop) of tables of bounded size."""
     start = total = 0
     for i, length in enumerate(lengths):
-        size = ASSUMED if length is None else length
+        size = ASSUMED_IMAGE_BYTES if length is None else length
         if i > start and (i - start >= IMAGES or total + size > BYTES):
             yield start, i
             start, total = i, 0
@@ -103,16 +106,18 @@ class _Ranged:
                 errors[i] = errors[i] or EMPTY
             errors[i] = errors[i] or _too_large(row["length"])
             if errors[i] is None:
-                by_store.setdefault(family(Place(row["container"]).protocol), []).append(i)
+                by_store.setdefault(store_kind(Place(row["container"]).protocol), []).append(i)
         for chosen in by_store.values():
             places = {i: Place(rows[i]["container"], self.options) for i in chosen}
             members = [
                 (places[i].path, rows[i]["offset"], rows[i]["length"], i) for i in chosen if rows[i]["kind"] == "tar"
             ]
             # An image of its own is what it is now, whatever its size was.
-            ranges = [Range(places[i].path, rows=[i]) for i in chosen if rows[i]["kind"] == "image"] + merge(members)
+            ranges = [Range(places[i].path, rows=[i]) for i in chosen if rows[i]["kind"] == "image"] + merge_ranges(
+                members
+            )
             for wanted, got in zip(
-                ranges, ranged_reads.read(places[chosen[0]], ranges, self.retry_seconds), strict=True
+                ranges, ranged_reads.read_ranges(places[chosen[0]], ranges, self.retry_seconds), strict=True
             ):
                 for i in wanted.rows:
                     if isinstance(got, Exception):
@@ -126,12 +131,12 @@ class _Ranged:
                         data[i], errors[i] = None, EMPTY
         return data, errors
 
-    def apart(self, start: int, stop: int, alone: Alone) -> Contents:
+    def apart(self, start: int, stop: int, isolate: IsolateImage) -> Contents:
         """The same, each row by itself."""
         data: list[bytes | None] = []
         errors: list[str | None] = []
         for i, image_id in enumerate(self.run["image_id"][start:stop].to_pylist(), start):
-            with alone(image_id) as error:
+            with isolate(image_id) as error:
                 found = self.take(i, i + 1) if error is None else ([None], [error])
             data += found[0]
             errors += found[1]
@@ -168,9 +173,9 @@ class _Streamed:
             errors[i - start] = self.failure or "FetchError: not in its shard"
         return data, errors
 
-    def apart(self, start: int, stop: int, alone: Alone) -> Contents:
+    def apart(self, start: int, stop: int, isolate: IsolateImage) -> Contents:
         """The same, by itself: a stream yields no single row of it without those before."""
-        with alone(self.run["image_id"][start].as_py(), "these images of their shard") as error:
+        with isolate(self.run["image_id"][start].as_py(), "these images of their shard") as error:
             if error is None:
                 return self.take(start, stop)
         self._contents, self._next = self._read(stop), None
@@ -190,7 +195,7 @@ class _Streamed:
     def _read(self, start: int) -> Iterator[tuple[int, bytes | None]]:
         """Rows from `start` on."""
         run, retry_seconds = self.run, self.retry_seconds
-        (size,) = with_retries(self.place.url, lambda _: [or_error(self.place.size)], [self.place], retry_seconds)
+        (size,) = with_retries(self.place.url, lambda _: [catch_error(self.place.size)], [self.place], retry_seconds)
         if isinstance(size, Exception):
             raise ObjectError(self.place.url) from size
         file = ObjectFile(self.place, size, retry_seconds)
@@ -200,26 +205,28 @@ class _Streamed:
             members: dict[int, list[int]] = {}
             for i in wanted:
                 members.setdefault(offsets[i], []).append(i)
-            yield from tar.contents(file, members)
+            yield from tar.read_members(file, members)
             return
         groups: dict[int, dict[int, int]] = {}
         for i in wanted:
             groups.setdefault(parts[i], {})[offsets[i]] = i
-        yield from parquet_images.contents(file, run["column"][0].as_py(), groups)
+        yield from parquet_images.read_rows(file, run["column"][0].as_py(), groups)
 
 
 def _too_large(length: int | None) -> str | None:
     """The error of an image of so many bytes, if that is too many."""
-    if length is None or length <= LIMIT:
+    if length is None or length <= MAX_IMAGE_BYTES:
         return None
-    return f"TooManyBytes: {length:,} bytes are over the limit of {LIMIT:,}"
+    return f"TooManyBytes: {length:,} bytes are over the limit of {MAX_IMAGE_BYTES:,}"
 
 
 def _verify(group: pa.Table, data: list[Any], errors: list[Any], options: dict[str, Any], retry_seconds: float) -> None:
     """Makes images of shards that are no longer what was catalogued errors: their bytes may be another image's."""
     rows = group.select(["container", "kind", "version", "error"]).to_pylist()
     shards = {r["container"]: r["version"] for r in rows if r["kind"] != "image" and r["error"] is None}
-    now = dict(zip(shards, ranged_reads.versions([Place(url, options) for url in shards], retry_seconds), strict=True))
+    now = dict(
+        zip(shards, ranged_reads.current_versions([Place(url, options) for url in shards], retry_seconds), strict=True)
+    )
     for i, row in enumerate(rows):
         if row["container"] not in shards or row["error"] is not None or now[row["container"]] == row["version"]:
             continue

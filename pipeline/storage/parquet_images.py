@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage.suffixes import choose
+from pipeline.storage.table_columns import choose_column
 
 OF = "columns of images (bytes, or a struct with bytes)"
 USUAL = ("image", "img", "jpg", "jpeg", "png", "webp", "tif", "tiff", "picture", "photo", "image_bytes")
@@ -30,7 +30,7 @@ class Group:
     names: list[str | None] | None
 
 
-def candidates(schema: pa.Schema) -> list[str]:
+def image_columns(schema: pa.Schema) -> list[str]:
     """Columns that may hold images."""
     return [f.name for f in schema if _is_binary(f.type) or _child(f.type, "bytes") is not None]
 
@@ -44,16 +44,16 @@ def column_of(where: str, schema: pa.Schema, column: str | None) -> str | None:
     Raises:
         InputError: the one asked for does not, or several may; the error lists them.
     """
-    found = candidates(schema)
+    found = image_columns(schema)
     if not found:
         return None
     declared = [name for name in found if name in _declared(schema)]
     if column is None and len(declared) == 1:
         return declared[0]
-    return choose(where, OF, found, column, USUAL)
+    return choose_column(where, OF, found, column, USUAL)
 
 
-def groups(file: io.RawIOBase, where: str, column: str | None) -> Iterator[Group]:
+def row_groups(file: io.RawIOBase, where: str, column: str | None) -> Iterator[Group]:
     """Each row group of a file; none if it has no column of images.
 
     Raises:
@@ -76,7 +76,7 @@ def groups(file: io.RawIOBase, where: str, column: str | None) -> Iterator[Group
             yield Group(name, group.num_rows, chunks[_leaf(schema, name)].total_uncompressed_size, names)
 
 
-def contents(
+def read_rows(
     file: io.RawIOBase, column: str, wanted: Mapping[int, Mapping[int, int]]
 ) -> Iterator[tuple[int, bytes | None]]:
     """(key, bytes) of rows, in order; each row group is read once, from end to end.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-DAMAGE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, OverflowError, ValueError)
+DAMAGE_ERRORS = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, OverflowError, ValueError)
 BLOCK = 1 << 20  # bytes at once of a stream
 CHAIN = 40  # links that are followed from one to the next, as many as Linux does
 
@@ -37,7 +37,7 @@ def members(file: io.RawIOBase, compressed: bool) -> Iterator[Member]:
     """Each regular file in a tar, in order, then each link to one; of two of one name the last counts.
 
     Raises:
-        DAMAGE: the tar is damaged or ends early; after what came before.
+        DAMAGE_ERRORS: the tar is damaged or ends early; after what came before.
     """
     names = _Names()
     damage: Exception | None = None
@@ -45,21 +45,21 @@ def members(file: io.RawIOBase, compressed: bool) -> Iterator[Member]:
         for header, _ in _headers(file, compressed):
             if names.add(header):
                 yield names.file(len(names) - 1, header.name)
-    except DAMAGE as error:
+    except DAMAGE_ERRORS as error:
         damage = error
     yield from names.links()
     if damage:
         raise damage
 
 
-def contents(file: io.RawIOBase, wanted: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, bytes]]:
+def read_members(file: io.RawIOBase, wanted: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, bytes]]:
     """(key, bytes) of members of a .tgz by where their data begins in the unpacked tar, in order.
 
     Args:
         wanted: keys of each member by its offset; several, where links stand for it too.
 
     Raises:
-        DAMAGE: the stream is damaged or ends early.
+        DAMAGE_ERRORS: the stream is damaged or ends early.
     """
     left = len(wanted)
     for header, tar in _headers(file, compressed=True) if left else ():
@@ -170,7 +170,7 @@ class _Unpacked:
         """Some bytes; none at the end."""
         try:
             return b"" if self.damage else self._stream.read1(size)
-        except DAMAGE as error:
+        except DAMAGE_ERRORS as error:
             self.damage = error
             return b""
 

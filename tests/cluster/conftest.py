@@ -13,7 +13,7 @@ from support.faults.images import names, original
 from support.faults.jobs import QUICK, run
 from support.raylets import Raylets
 
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
 
 
 @pytest.fixture(scope="session")

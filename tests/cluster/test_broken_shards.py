@@ -12,7 +12,7 @@ from support.faults.jobs import QUICK, run
 from support.faults.proxy import Proxy
 
 from jobs.sample.s3_server import S3Server
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 
 pytestmark = pytest.mark.slow
 

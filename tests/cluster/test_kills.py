@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.faults.jobs import QUICK, Job, commits, end, raylets, run, wait_for, workers
 
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
 
 pytestmark = pytest.mark.slow
 Check = Callable[[Place, list[str]], None]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.faults.jobs import QUICK, Job, run
 
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
 
 pytestmark = pytest.mark.slow
 Check = Callable[[Place, list[str]], None]

@@ -11,7 +11,7 @@ import pytest
 from support.faults.jobs import QUICK, Job, run, wait_for
 from support.faults.nodes import Nodes
 
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
 
 pytestmark = pytest.mark.slow
 

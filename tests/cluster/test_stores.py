@@ -14,7 +14,7 @@ from support.faults.jobs import QUICK, Job, run, wait_for, workers
 from support.faults.proxy import Faults, Proxy
 
 from jobs.sample.s3_server import S3Server
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
 
 pytestmark = pytest.mark.slow
 Check = Callable[[Place, list[str]], None]

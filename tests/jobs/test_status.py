@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from jobs.evaluate import evaluate
 from jobs.status import status
 from pipeline.output import lease
-from pipeline.storage.filesystem import Place
+from pipeline.storage import Place
 
 app = typer.Typer()
 app.command()(status)

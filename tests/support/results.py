@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pycocotools import mask as coco_mask
 
 from pipeline.schema import CATALOG, RESULTS, described, image_id
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
 
 LISTS = ("category_id", "category", "score", "bbox", "area", "rle")
 DESCRIPTION = {"weights": "nuclei", "classes": {"1": "nucleus"}, "max_detections": 500}

@@ -14,7 +14,7 @@ from support.results import DESCRIPTION, failed, imperfect, perfect, segmented, 
 from pipeline.analysis.evaluate import average_precision, evaluate
 from pipeline.analysis.file_name_matching import match
 from pipeline.errors import InputError
-from pipeline.storage.filesystem import Place
+from pipeline.storage import Place
 
 FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 

@@ -24,9 +24,9 @@ from pipeline.catalog import catalog, catalog_files
 from pipeline.catalog.id_set import IdSet
 from pipeline.catalog.inputs import containers
 from pipeline.schema import CATALOG, image_id
-from pipeline.storage.filesystem import Place, place
-from pipeline.storage.original_bytes import fetched
-from pipeline.storage.suffixes import ASSUMED
+from pipeline.storage import Place, place
+from pipeline.storage.original_bytes import fetch_images
+from pipeline.storage.suffixes import ASSUMED_IMAGE_BYTES
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
@@ -109,7 +109,9 @@ def test_slices_hold_exactly_what_is_left(root: Path, tmp_path: Path) -> None:
     for s in catalog.slices(output, done, images=2, size=1 << 20):
         assert 1 <= len(s.rows) <= 2
         table = pq.read_table(s.path).take(pa.array(s.rows))
-        assert s.bytes == sum(ASSUMED if length is None else length for length in table["length"].to_pylist())
+        assert s.bytes == sum(
+            ASSUMED_IMAGE_BYTES if length is None else length for length in table["length"].to_pylist()
+        )
         seen += table["image_id"].to_pylist()
     assert sorted(seen) == sorted(every - set(done.tolist()))
     assert len(catalog.slices(output, np.zeros(0, np.int64), images=100, size=1)) == 4
@@ -187,7 +189,7 @@ def test_names_that_are_no_utf8_are_rows_too(tmp_path: Path) -> None:
     shutil.copy(root / "s.tar", root / os.fsdecode(b"\xfc.tar"))
     assert update(root, output)[0] == 3
     table = pa.Table.from_pylist(rows(output), CATALOG)
-    got = {r["uri"].rsplit("/", 1)[-1]: r["error"] or r["data"] for t in fetched(table, {}) for r in t.to_pylist()}
+    got = {r["uri"].rsplit("/", 1)[-1]: r["error"] or r["data"] for t in fetch_images(table, {}) for r in t.to_pylist()}
     reason = "BadName: the name of the file or of its folder is not valid UTF-8: rename it"
     assert got == {"loose-\\xfc.png": reason, "\\xfc.tar": reason, "s.tar#zelle-\\xfc.png": b"abc"}
     assert update(root, output) == (3, 0)

@@ -16,8 +16,8 @@ from pipeline.catalog.inputs import Container
 from pipeline.catalog.inputs import containers as batches
 from pipeline.catalog.listing import braces
 from pipeline.errors import InputError
-from pipeline.storage.filesystem import Place, place
-from pipeline.storage.suffixes import kind_of
+from pipeline.storage import Place, place
+from pipeline.storage.suffixes import input_kind
 
 
 def containers(*arguments: Any, **options: Any) -> list[Container]:
@@ -118,8 +118,9 @@ def test_braces_expand_as_in_a_shell(first: int, count: int, width: int) -> None
 
 
 def test_kind_comes_from_the_suffix() -> None:
-    assert [kind_of(n) for n in ("x.JPG", "x.tar", "x.txt", "x", "x.tar.png")] == ["image", "tar", None, None, "image"]
-    assert [kind_of(n) for n in ("x.tgz", "x.TAR.GZ", "x.gz", "x.parquet")] == ["tgz", "tgz", None, "parquet"]
+    kinds = [input_kind(n) for n in ("x.JPG", "x.tar", "x.txt", "x", "x.tar.png")]
+    assert kinds == ["image", "tar", None, None, "image"]
+    assert [input_kind(n) for n in ("x.tgz", "x.TAR.GZ", "x.gz", "x.parquet")] == ["tgz", "tgz", None, "parquet"]
 
 
 def test_names_with_brackets_mean_themselves_where_they_exist(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from pipeline.catalog.inputs import containers as batches
 from pipeline.errors import InputError
 from pipeline.images.decoder import open_image, to_rgb
 from pipeline.stages.source import rows_of
-from pipeline.storage.filesystem import place
-from pipeline.storage.original_bytes import fetched
+from pipeline.storage import place
+from pipeline.storage.original_bytes import fetch_images
 
 ENTRIES = ["a b.png", "deep/é.jpg", "../up.png", "/abs/c.tif", "s3://bucket/d.png", "https://host/e.jpg?size=1"]
 
@@ -126,7 +126,7 @@ def test_images_of_one_manifest_may_lie_on_several_stores(bucket: tuple[S3FileSy
     output = place(tmp_path / "out")
     assert catalog.update(output, batches([place(tmp_path / "l.txt")], output), catalog.NONE) == 4
     (work,) = catalog.slices(output, catalog.NONE, 64, 32 << 20)
-    got = {r["uri"]: r["data"] for t in fetched(rows_of(output, work), {}) for r in t.to_pylist()}
+    got = {r["uri"]: r["data"] for t in fetch_images(rows_of(output, work), {}) for r in t.to_pylist()}
     assert got.keys() == set(uris)
     for uri, image in zip(uris, pixels, strict=True):
         assert np.array_equal(to_rgb(open_image(got[uri], 600)), image)

@@ -20,8 +20,8 @@ from pipeline.catalog import catalog
 from pipeline.catalog.inputs import containers
 from pipeline.errors import InputError
 from pipeline.schema import CATALOG
-from pipeline.storage.filesystem import Place, place
-from pipeline.storage.original_bytes import fetched
+from pipeline.storage import Place, place
+from pipeline.storage.original_bytes import fetch_images
 
 STRUCTS = [{"bytes": b"one", "path": "a/x.png"}, {"bytes": b"two", "path": "b.jpg"}, None]
 
@@ -44,7 +44,7 @@ def table(output: Place) -> pa.Table:
 def contents(output: Place) -> dict[str, bytes | str]:
     """Bytes or error of everything in the catalog, by the last part of its address."""
     everything = table(output).sort_by([("container", "ascending"), ("part", "ascending"), ("offset", "ascending")])
-    got = [row for part in fetched(everything, {}) for row in part.to_pylist()]
+    got = [row for part in fetch_images(everything, {}) for row in part.to_pylist()]
     return {
         r["uri"].rsplit("/", 1)[-1] if "#" not in r["uri"] else r["uri"].split("#")[1]: r["error"] or r["data"]
         for r in got

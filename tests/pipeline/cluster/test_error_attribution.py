@@ -10,7 +10,7 @@ from ray.exceptions import RayTaskError
 
 from pipeline.cluster.error_attribution import attributed
 from pipeline.errors import InputError
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 
 DISK, STORE = place("/data/masks"), place("s3://lab/masks")
 ADVICE = "Failed to apply UDF transform after 1/1 attempts"  # what Ray Data makes of an OSError's filename

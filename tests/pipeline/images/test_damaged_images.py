@@ -13,7 +13,7 @@ from support.faults.check import assert_exact, rows_of
 from support.faults.fuzz import damaged_images
 from support.faults.jobs import run
 
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 
 pytestmark = pytest.mark.slow
 MAX_PIXELS = 20_000_000

@@ -18,12 +18,12 @@ from s3fs import S3FileSystem
 from pipeline.errors import InputError
 from pipeline.output import lease
 from pipeline.output.lease import Lease
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
 
 HOLD = """
 import sys, time
 from pipeline.output.lease import Lease
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 with Lease(place(sys.argv[1]), "other", print, print):
     print("held", flush=True)
     time.sleep(60)

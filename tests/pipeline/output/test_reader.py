@@ -13,7 +13,7 @@ from support.results import failed, perfect, segmented, subset, table, write_out
 from pipeline.errors import InputError
 from pipeline.output.reader import connect, counts, description, results_dataset, run_records
 from pipeline.schema import RESULTS, image_id
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
 
 
 @pytest.fixture(scope="module")

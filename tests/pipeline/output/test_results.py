@@ -18,8 +18,8 @@ from support.results import failed, segmented, table, write_output
 
 from pipeline.output import results
 from pipeline.schema import image_id
-from pipeline.storage.atomic_files import sink
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
+from pipeline.storage.atomic_files import results_filesystem
 
 
 def write(output: Place, files: dict[str, list[tuple[int, bool]]]) -> None:
@@ -90,7 +90,7 @@ def test_setting_aside_that_is_cut_short_loses_nothing(tmp_path: Path, monkeypat
 LIMITED = """
 import resource, signal, sys
 from pipeline.output import results
-from pipeline.storage.filesystem import place
+from pipeline.storage import place
 if sys.argv[2] == "killed":
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
@@ -134,7 +134,7 @@ def test_cleaning_removes_exactly_what_is_pending(tmp_path: Path) -> None:
 def test_a_results_file_on_a_disk_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     output = place(tmp_path)
     target = Path(output.join("results", "a.parquet").path)
-    filesystem = sink(output)
+    filesystem = results_filesystem(output)
     whole = table([segmented("1.png", 8, 8, [])])
     with filesystem.open_output_stream(str(target)) as stream:
         pq.write_table(whole, stream)

@@ -12,7 +12,7 @@ from ray import cloudpickle
 from pipeline.catalog import catalog, catalog_files
 from pipeline.schema import CATALOG, image_id
 from pipeline.stages.source import CatalogSource
-from pipeline.storage.filesystem import Place, place
+from pipeline.storage import Place, place
 
 
 def catalogued(folder: Path, images: int) -> Place:

@@ -8,7 +8,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from pipeline.errors import InputError
-from pipeline.storage.filesystem import Place, _chosen, explain, place
+from pipeline.storage import Place, explain, place
+from pipeline.storage.filesystem import options_for
 
 
 def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,10 +73,10 @@ def test_credentials_in_an_error_are_blotted_out(quoted: str) -> None:
 
 def test_an_option_with_a_protocol_is_for_that_protocol_alone() -> None:
     options = {"anon": True, "s3.anon": False, "s3.key": "k", "gcs.token": "t", "memory.x": 1}
-    assert _chosen(options, "s3") == {"anon": False, "key": "k"}
-    assert _chosen(options, "s3a") == {"anon": False, "key": "k"}
-    assert _chosen(options, "gs") == {"anon": True, "token": "t"}
-    assert _chosen(options, "az") == {"anon": True}
+    assert options_for(options, "s3") == {"anon": False, "key": "k"}
+    assert options_for(options, "s3a") == {"anon": False, "key": "k"}
+    assert options_for(options, "gs") == {"anon": True, "token": "t"}
+    assert options_for(options, "az") == {"anon": True}
     fs = Place("s3://b/k", {"s3.endpoint_url": "http://127.0.0.1:1", "gs.project": "p"}).fs
     assert fs.endpoint_url == "http://127.0.0.1:1"
     assert fs.dircache.use_listings_cache is False

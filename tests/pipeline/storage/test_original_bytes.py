@@ -27,11 +27,10 @@ from pipeline.catalog import catalog
 from pipeline.catalog.inputs import containers
 from pipeline.errors import InputError
 from pipeline.schema import image_id
-from pipeline.stages.quarantine import Alone
 from pipeline.stages.source import rows_of
-from pipeline.storage.filesystem import Place, place
-from pipeline.storage.original_bytes import LIMIT, fetched
-from pipeline.storage.ranged_reads import GAP, LARGEST, merge
+from pipeline.storage import Place, place
+from pipeline.storage.original_bytes import MAX_IMAGE_BYTES, IsolateImage, fetch_images
+from pipeline.storage.ranged_reads import MAX_REQUEST_BYTES, MERGE_GAP, merge_ranges
 
 MEMBER = st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 40 << 20), st.integers(1, 3 << 20))
 
@@ -39,7 +38,7 @@ MEMBER = st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 40 << 20), st.int
 @given(st.lists(MEMBER, max_size=40))
 def test_each_row_lies_in_exactly_one_range(members: list[tuple[str, int, int]]) -> None:
     wanted = [(path, offset, length, row) for row, (path, offset, length) in enumerate(members)]
-    ranges = merge(wanted)
+    ranges = merge_ranges(wanted)
     where = {row: r for r in ranges for row in r.rows}
     assert sorted(row for r in ranges for row in r.rows) == list(range(len(members)))
     for path, offset, length, row in wanted:
@@ -47,14 +46,14 @@ def test_each_row_lies_in_exactly_one_range(members: list[tuple[str, int, int]])
         assert where[row].start <= offset
         assert offset + length <= where[row].stop
     for r in ranges:
-        assert r.stop - r.start <= LARGEST or len({wanted[i][1:3] for i in r.rows}) == 1
+        assert r.stop - r.start <= MAX_REQUEST_BYTES or len({wanted[i][1:3] for i in r.rows}) == 1
 
 
 def test_neighbours_of_a_shard_are_one_request_and_strangers_are_not() -> None:
     step = 100_000
     neighbours = [("s.tar", i * step, step - 512, i) for i in range(20)]
-    assert len(merge(neighbours)) == 1
-    assert len(merge([*neighbours, ("s.tar", 20 * step + GAP + 1, 10, 20), ("t.tar", 0, 10, 21)])) == 3
+    assert len(merge_ranges(neighbours)) == 1
+    assert len(merge_ranges([*neighbours, ("s.tar", 20 * step + MERGE_GAP + 1, 10, 20), ("t.tar", 0, 10, 21)])) == 3
 
 
 @pytest.fixture
@@ -80,7 +79,7 @@ def owed(output: Place, done: np.ndarray = catalog.NONE, size: int = 4 << 20) ->
 
 def fetch(tasks: list[pa.Table]) -> tuple[dict[str, bytes | str], list[int]]:
     """Bytes or error by address, and the rows of each table."""
-    tables = [table for task in tasks for table in fetched(task, {})]
+    tables = [table for task in tasks for table in fetch_images(task, {})]
     every = [row for table in tables for row in table.to_pylist()]
     assert len({row["image_id"] for row in every}) == len(every)
     return {r["uri"]: r["error"] or r["data"] for r in every}, [len(t) for t in tables]
@@ -233,7 +232,7 @@ def test_what_has_cost_a_process_is_read_apart(tmp_path: Path) -> None:
     before, sizes = fetch(tasks)
     opened: list[int] = []
 
-    def given_up(chosen: set[int]) -> Alone:
+    def given_up(chosen: set[int]) -> IsolateImage:
         @contextmanager
         def alone(image_id: int, what: str = "this image alone") -> Iterator[str | None]:
             opened.append(image_id)
@@ -243,12 +242,14 @@ def test_what_has_cost_a_process_is_read_apart(tmp_path: Path) -> None:
 
     def apart(chosen: set[int]) -> tuple[dict[str, bytes | str], list[int]]:
         opened.clear()
-        tables = [table for task in tasks for table in fetched(task, {}, alone=given_up(chosen))]
+        tables = [table for task in tasks for table in fetch_images(task, {}, isolate=given_up(chosen))]
         assert len(set(opened)) == len(opened)
         return {r["uri"]: r["error"] or r["data"] for t in tables for r in t.to_pylist()}, [len(t) for t in tables]
 
     assert apart(set()) == (before, sizes)
-    streamed = {table[0]: table for task in tasks for t in fetched(task, {}) if (table := t["image_id"].to_pylist())}
+    streamed = {
+        table[0]: table for task in tasks for t in fetch_images(task, {}) if (table := t["image_id"].to_pylist())
+    }
     tar = image_id(f"{root}/s.tar#d/007.jpg")
     assert len(opened) == 40 + len([uri for uri in before if ".tar#" not in uri and image_id(uri) in streamed])
     for first in (image_id(f"{root}/s.tgz#d/000.jpg"), image_id(f"{root}/s.parquet#0/0")):
@@ -294,7 +295,7 @@ def test_a_store_that_is_down_is_waited_for_and_then_stops_the_job(
     for kind in ("tar", "tgz", "parquet", "image"):
         of_kind = rows.filter(pa.compute.equal(rows["kind"], kind))
         with pytest.raises(InputError, match="cannot be reached"):
-            list(fetched(of_kind, nowhere, retry_seconds=0.5))
+            list(fetch_images(of_kind, nowhere, retry_seconds=0.5))
 
 
 def test_rows_of_parquet_files_match_annotations_by_their_paths(tmp_path: Path) -> None:
@@ -313,11 +314,11 @@ def test_rows_of_parquet_files_match_annotations_by_their_paths(tmp_path: Path) 
 def test_an_object_too_large_for_any_image_is_not_fetched(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with (tmp_path / "in" / "video.tif").open("wb") as file:
-        file.truncate(LIMIT + 1)  # sparse: it takes no space
+        file.truncate(MAX_IMAGE_BYTES + 1)  # sparse: it takes no space
     output = place(tmp_path / "out")
     catalog.update(output, containers([place(tmp_path / "in")], output), catalog.NONE)
     (work,) = catalog.slices(output, np.zeros(0, np.int64), 64, 32 << 20)
-    ((row,),) = [t.to_pylist() for t in fetched(rows_of(output, work), {})]
+    ((row,),) = [t.to_pylist() for t in fetch_images(rows_of(output, work), {})]
     assert row["data"] is None
     assert row["error"].startswith("TooManyBytes: 4,294,967,297 bytes")
 
@@ -340,4 +341,4 @@ def test_a_store_that_goes_down_in_the_middle_of_a_file_stops_the_job_too(
     monkeypatch.setattr(LocalFileSystem, "cat_file", down)
     for kind in ("tgz", "parquet"):
         with pytest.raises(InputError, match="cannot be reached"):
-            list(fetched(rows.filter(pa.compute.equal(rows["kind"], kind)), {}, retry_seconds=0.0))
+            list(fetch_images(rows.filter(pa.compute.equal(rows["kind"], kind)), {}, retry_seconds=0.0))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pycocotools import mask as coco_mask
 
 from pipeline.schema import RESULTS
-from pipeline.storage.filesystem import Place
+from pipeline.storage import Place
 
 Row = dict[str, Any]
 BOX_TOLERANCE = 1e-3  # pixels

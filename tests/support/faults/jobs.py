@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.storage.filesystem import Place
+from pipeline.storage import Place
 
 ROOT = Path(__file__).parents[3]
 # One actor, whose network sees little and so is done soon: what is broken here is what is around it.
