@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.terminal.console import USAGE, StorageOptions, console, err, errors_to_exit, fail, print_json, storage_options
-from pipeline.output.reader import connect
+from pipeline.analysis.sql import connect
 from pipeline.storage import place
 
 ROWS, CELL = 50, 48  # of a table on the terminal: rows, and characters of a cell

@@ -11,8 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from jobs.terminal.console import AsJson, StorageOptions, console, errors_to_exit, print_json, storage_options
-from pipeline.output import lease
-from pipeline.output.reader import Counts, counts, run_records
+from pipeline.output.counts import Counts, counts
+from pipeline.output.lease import is_alive, read_lease
+from pipeline.output.run_record import read_run_records
 from pipeline.storage import Place, place
 
 
@@ -28,7 +29,7 @@ def status(
     runs as well as years later.
     """
     where = place(output, storage_options(storage_option))
-    now, records, running = counts(where), run_records(where), _running(where)
+    now, records, running = counts(where), read_run_records(where), _running(where)
     last = records[-1] if records else None
     if as_json:
         print_json({"output": where.url, **asdict(now), "runs": len(records), "last_run": last, "running": running})
@@ -44,8 +45,8 @@ def status(
 
 def _running(output: Place) -> dict[str, Any] | None:
     """The lease of the job that is writing to the output now, if one is."""
-    held = lease.read(output)
-    return held if held and lease.lives(held) else None
+    held = read_lease(output)
+    return held if held and is_alive(held) else None
 
 
 def _now(held: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from model.inference.precision import resolve_precision
 from model.load import build
 from model.preset import Preset
 from pipeline import plan
-from pipeline.catalog import catalog
+from pipeline.catalog.slices import Slice, first_images, unfinished_slices
 from pipeline.cluster import connection, sizing
 from pipeline.cluster.error_attribution import attributed
 from pipeline.cluster.monitor import Allowance, monitored
@@ -27,11 +27,12 @@ from pipeline.cluster.shutdown import ShutdownHandler
 from pipeline.errors import InputError
 from pipeline.estimate import estimate
 from pipeline.observer import JobObserver
-from pipeline.options import Options, describe
+from pipeline.options import Options
 from pipeline.output import checkpoint, reconciliation
+from pipeline.output.counts import counts
+from pipeline.output.description import describe
 from pipeline.output.lease import Lease
-from pipeline.output.reader import counts
-from pipeline.output.run_record import Spent, kept, measured, versions
+from pipeline.output.run_record import RunTotals, package_versions, record_run, run_statistics
 from pipeline.stages.quarantine import Quarantine
 from pipeline.stages.segment import Network
 from pipeline.storage import place
@@ -73,18 +74,18 @@ def _run(options: Options, weights: Checkpoint, preset: Preset, observer: JobObs
     started, output, described = datetime.now(UTC), options.output, describe(weights, options)
     run_id = started.strftime("%Y%m%dT%H%M%SZ-") + uuid.uuid4().hex[:6]
     record: dict[str, Any] = {"run": run_id, "started": started.isoformat(), "images_to_do": 0}
-    record |= {"options": options.plain(), "description": described, "versions": versions()}
-    spent = Spent()
+    record |= {"options": options.plain(), "description": described, "versions": package_versions()}
+    spent = RunTotals()
     with (
         ShutdownHandler() as shutdown,
         Lease(output, run_id, shutdown.stop, observer.phase) as lease,
         connection.Connection() as ray_cluster,
     ):
-        done = reconciliation.opened(options, described, run_id, record, observer)
+        done = reconciliation.prepare_output(options, described, run_id, record, observer)
         record["images_before"] = len(done)
-        with kept(output, record, observer, lambda: shutdown.reason):
+        with record_run(output, record, observer, lambda: shutdown.reason):
             for round_ in range(ROUNDS):
-                work = catalog.limited(catalog.slices(output, done), options.limit)
+                work = first_images(unfinished_slices(output, done), options.limit)
                 if not (left := sum(len(s.rows) for s in work)):
                     break
                 observer.phase("starting Ray" if not round_ else "doing again what was lost on the way")
@@ -95,8 +96,8 @@ def _run(options: Options, weights: Checkpoint, preset: Preset, observer: JobObs
                 try:
                     _segment(options, work, weights, preset, described, observer, context, lease, shutdown, spent)
                 finally:
-                    record |= measured(spent)
-                done = reconciliation.settled(output, record)
+                    record |= run_statistics(spent)
+                done = reconciliation.reconcile(output, record)
                 if options.limit is not None:
                     break
             record |= asdict(counts(output))
@@ -116,7 +117,7 @@ def plan_of(options: Options, observer: JobObserver) -> dict[str, Any]:
     """
     observer.phase(f"checking weights {options.weights}")
     weights, _ = _checked(options)
-    with ShutdownHandler(), reconciliation.tried(options, describe(weights, options), observer) as trial:
+    with ShutdownHandler(), reconciliation.dry_run(options, describe(weights, options), observer) as trial:
         observer.phase("trying a few images")
         return estimate(options, weights, trial)
 
@@ -134,7 +135,7 @@ def _checked(options: Options) -> tuple[Checkpoint, Preset]:
 
 def _segment(
     options: Options,
-    work: list[catalog.Slice],
+    work: list[Slice],
     weights: Checkpoint,
     preset: Preset,
     described: dict[str, Any],
@@ -142,7 +143,7 @@ def _segment(
     context: DataContext,
     lease: Lease,
     shutdown: ShutdownHandler,
-    spent: Spent,
+    spent: RunTotals,
 ) -> None:
     """Runs the plan on what is left, and adds to what was spent, also where it is cut short."""
     left = sum(len(s.rows) for s in work)
@@ -163,7 +164,7 @@ def _segment(
     progress, quarantine = Progress.start(), Quarantine.start()
     ended = False
     try:
-        with monitored(progress, observer, left, allowance, lease.say, shutdown.stop):
+        with monitored(progress, observer, left, allowance, lease.set_progress, shutdown.stop):
             plan.execute(
                 options.output,
                 work,

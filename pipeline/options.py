@@ -1,18 +1,14 @@
-"""What a user asks of a job, who watches it, and what its results say of it."""
+"""The options of a job."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from model import Checkpoint
 from model.masks.tile_grid import Tiling
 from pipeline.storage import Place, redacted
 
 MAX_PIXELS, MAX_PIXELS_TILED = 200_000_000, 1_000_000_000  # 4 bytes each while an image is decoded
-# What all results of one output have in common.
-SAME = ("weights_sha256", "preset", "precision", "compiled", "tiling", "nvjpeg")
 
 
 @dataclass(frozen=True)
@@ -51,34 +47,3 @@ class Options:
         places = {"inputs": [redacted(p.url) for p in self.inputs], "output": redacted(self.output.url)}
         tiling = asdict(self.tiling) if self.tiling else None
         return plain | places | {"weights": redacted(self.weights), "tiling": tiling}
-
-
-def describe(weights: Checkpoint, options: Options) -> dict[str, Any]:
-    """What the metadata of every results file says: enough to interpret it and to refuse mixing."""
-    preset = weights.preset.replace(**options.overrides)
-    return {
-        "weights": redacted(options.weights),
-        "weights_sha256": weights.digest,
-        "preset": json.loads(preset.to_json()),
-        "precision": options.precision,
-        "compiled": options.compiled,
-        "tiling": asdict(options.tiling) if options.tiling else None,
-        "nvjpeg": options.nvjpeg,
-        "min_score": preset.min_score,
-        "max_detections": preset.max_detections,
-        "classes": dict(zip(map(str, preset.category_ids), preset.categories, strict=True)),
-    }
-
-
-def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """How two descriptions differ where results of one output must not; empty if they do not.
-
-    A setting that is off is as good as one that the older description does not know.
-    """
-    return "; ".join(_shown(k, old.get(k), new[k]) for k in SAME if (old.get(k) or None) != (new[k] or None))
-
-
-def _shown(key: str, old: Any, new: Any) -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in new | old if old.get(k) != new.get(k))
-    return f"{key} {str(old)[:12]} -> {str(new)[:12]}"

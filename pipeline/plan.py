@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from model.preset import Preset
-from pipeline.catalog.catalog import Slice
+from pipeline.catalog.slices import Slice
 from pipeline.cluster.progress import Progress
 from pipeline.cluster.sizing import Resources
 from pipeline.stages.decode import Decode

@@ -54,12 +54,12 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def described(schema: pa.Schema, description: dict[str, Any]) -> pa.Schema:
+def with_description(schema: pa.Schema, description: dict[str, Any]) -> pa.Schema:
     """The schema with a description in its metadata (schema version, classes, weights, thresholds)."""
     text = json.dumps({"schema_version": VERSION, **description})
     return schema.with_metadata({METADATA_KEY: text.encode()})
 
 
 def description_of(schema: pa.Schema) -> dict[str, Any]:
-    """What `described` put there; empty if nothing did."""
+    """Returns the description in the metadata of a schema; an empty dict if it has none."""
     return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))

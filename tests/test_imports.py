@@ -146,7 +146,7 @@ def test_the_rule_sees_every_kind_of_import() -> None:
     assert names == {"ray.data", "os", "pyarrow.fs.S3", "jobs.x", "fsspec"}
     assert {name for _, name in imports(outside_functions(ast.parse(source)))} == {"ray.data", "os", "pyarrow.fs.S3"}
     assert {name for _, name in imports(ast.parse("from . import x"))} == {"(relative).x"}
-    assert resolved("pipeline.catalog.catalog.Slice") == "pipeline.catalog.catalog"
+    assert resolved("pipeline.catalog.slices.Slice") == "pipeline.catalog.slices"
     assert resolved("ray.data") is None
 
 

@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from jobs.benchmarks.timing import extra_memory
 from jobs.terminal.console import AsJson, console, err, errors_to_exit, print_json
 from pipeline.catalog import catalog, inputs
+from pipeline.catalog.id_set import NO_IDS
 from pipeline.storage import place
 
 FOLDER = 1000  # images in each
@@ -38,9 +39,7 @@ def catalog_(
         runs = []
         for _ in range(2):
             began = time.perf_counter()
-            memory = extra_memory(
-                lambda: catalog.update(output, inputs.containers([place(root)], output), catalog.NONE)
-            )
+            memory = extra_memory(lambda: catalog.update(output, inputs.find_containers([place(root)], output), NO_IDS))
             runs.append((time.perf_counter() - began, memory))
         parts = sum(p.stat().st_size for p in Path(folder, "out").rglob("*.parquet"))
     report = {

@@ -18,8 +18,9 @@ from pycocotools.cocoeval import COCOeval
 
 from pipeline.analysis.file_name_matching import match
 from pipeline.analysis.original_images import file_addresses
+from pipeline.analysis.reader import results_dataset
 from pipeline.errors import InputError
-from pipeline.output.reader import description, results_dataset
+from pipeline.output.description import read_description
 from pipeline.storage import Place, explain, place
 
 Json = dict[str, Any]
@@ -190,7 +191,7 @@ def _results(row: Json, image_id: Any, key: str, category_ids: dict[Any, int]) -
 
 def _known(output: Place, found: list[Json]) -> dict[int, str]:
     """Category ids and names of the output: what its metadata says, and what its rows hold."""
-    known = {int(k): name for k, name in description(output).get("classes", {}).items()}
+    known = {int(k): name for k, name in read_description(output).get("classes", {}).items()}
     pairs = (zip(row["category_id"], row["category"], strict=True) for row in found)
     return known | {k: name for row in pairs for k, name in row}
 

@@ -1,12 +1,21 @@
-"""Sets of image ids at eight bytes each."""
+"""Sets of image ids that need eight bytes per id."""
 
 from __future__ import annotations
 
 import numpy as np
 
+NO_IDS = np.zeros(0, np.int64)
+
 
 class IdSet:
-    """Ids that have been seen: sorted arrays, each at least twice as long as the next, so few of them."""
+    """A growing set of int64 ids.
+
+    It holds a few sorted arrays. Each is at least twice as long as the next, so there are at most log2(n) of them,
+    and adding n ids costs O(n log n) in all.
+
+    Args:
+        ids: int64, sorted, without duplicates: the first ids.
+    """
 
     def __init__(self, ids: np.ndarray | None = None) -> None:
         self._levels = [ids] if ids is not None and len(ids) else []
@@ -14,18 +23,18 @@ class IdSet:
     def __len__(self) -> int:
         return sum(map(len, self._levels))
 
-    def has(self, ids: np.ndarray) -> np.ndarray:
-        """bool: which of the ids are in the set."""
+    def contains(self, ids: np.ndarray) -> np.ndarray:
+        """Returns bool: which of the ids are in the set."""
         found = np.zeros(len(ids), bool)
         for level in self._levels:
             found |= contains(level, ids)
         return found
 
     def add(self, ids: np.ndarray) -> np.ndarray:
-        """Adds ids (int64); bool: which of them are new, the first of equal ones."""
+        """Adds ids (int64). Returns bool: which of them are new; of equal ids only the first."""
         first = np.zeros(len(ids), bool)
         first[np.unique(ids, return_index=True)[1]] = True
-        new = first & ~self.has(ids)
+        new = first & ~self.contains(ids)
         if new.any():
             self._levels.append(np.sort(ids[new]))
         while len(self._levels) > 1 and len(self._levels[-2]) < 2 * len(self._levels[-1]):
@@ -35,7 +44,7 @@ class IdSet:
 
 
 def contains(sorted_ids: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """bool: which of the ids are in a sorted array; needs no memory of its size, as np.isin does."""
+    """Returns bool: which of the ids are in a sorted array. Unlike np.isin it does not copy that array."""
     if not len(sorted_ids):
         return np.zeros(len(ids), bool)
     at = np.searchsorted(sorted_ids, ids)

@@ -43,7 +43,7 @@ class Container:
     error: str | None = None
 
 
-def containers(
+def find_containers(
     inputs: Sequence[Place], output: Place, pattern: str | None = None, column: str | None = None
 ) -> Iterator[list[Container]]:
     """Every container under the inputs, in batches as they are listed; one named twice comes twice.
@@ -65,14 +65,14 @@ def containers(
     return (batch for named in inputs for batch in _batches(_of_input(named, output, pattern, column), BATCH))
 
 
-def selector(pattern: str | None) -> re.Pattern[str]:
+def file_name_pattern(pattern: str | None) -> re.Pattern[str]:
     """Matches the file names that a glob asks for; every name without one."""
     return re.compile(fnmatch.translate(pattern) if pattern else "(?s:.*)")
 
 
 def _of_input(named: Place, output: Place, pattern: str | None, column: str | None) -> Iterator[Container]:
     """The containers one input names."""
-    wanted = selector(pattern)
+    wanted = file_name_pattern(pattern)
     own = output.url.rstrip("/") + "/"
     some = False
     try:

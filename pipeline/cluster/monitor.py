@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import ray
 
-from pipeline.catalog.catalog import Slice
+from pipeline.catalog.slices import Slice
 from pipeline.cluster.progress import Progress
 from pipeline.errors import TooManyErrorsError
 from pipeline.observer import JobObserver, Totals
-from pipeline.output.reader import Counts
+from pipeline.output.counts import Counts
 
 ENOUGH = 100  # images before which it is not worth stopping
 CHANCE = 1e-9  # at each look that a job is stopped whose share of errors is allowed; there is a look a second

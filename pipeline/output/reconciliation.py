@@ -1,7 +1,7 @@
-"""The account of an output: what has its row, and what is asked for.
+"""Reconciles an output with what is asked for: which images have their row, and which are still to do.
 
-Before anything that is there is changed, everything is checked: settings are compared and the change confirmed,
-the inputs listed and catalogued. So a mistyped INPUT or a "no" costs nothing.
+The catalog says which images are asked for, the results say which are done. Both are files in storage, so a job that
+was killed at any point is continued by running the same command again.
 """
 
 from __future__ import annotations
@@ -15,143 +15,164 @@ from typing import Any
 import numpy as np
 
 from pipeline.catalog import catalog, inputs
+from pipeline.catalog.id_set import NO_IDS
+from pipeline.catalog.shard_index import IndexOptions
 from pipeline.errors import InputError
 from pipeline.observer import JobObserver
-from pipeline.options import Options, difference
+from pipeline.options import Options
 from pipeline.output import results
-from pipeline.output.reader import description
+from pipeline.output.description import difference, read_description
 from pipeline.storage import Place, place
 from pipeline.storage.suffixes import IMAGE_SUFFIXES
 
 
-def opened(
-    options: Options, described: dict[str, Any], run_id: str, record: dict[str, Any], observer: JobObserver
+def prepare_output(
+    options: Options, description: dict[str, Any], run_id: str, record: dict[str, Any], observer: JobObserver
 ) -> np.ndarray:
-    """Readies an output for a run: checks first, then puts aside and drops what is asked for.
+    """Prepares an output for a run.
+
+    All checks come before the first change that cannot be undone, so a mistyped INPUT or a "no" costs nothing:
+
+    1. Compare the settings of the existing results with the new ones, and ask for confirmation if they differ.
+    2. Reconcile the results: delete partial files, remove duplicate rows.
+    3. List the inputs and bring the catalog up to date. This fails if an input cannot be used.
+    4. Only then move results of other settings to replaced/<run id>/, or delete error rows for `retry_errors`.
+    5. If rows went, update the catalog once more: it may hold images only because they had a row.
 
     Args:
-        record: of the run, for what is found and changed.
+        options: options of the job.
+        description: description of the results that this run will write; see `pipeline.output.description`.
+        run_id: id of the run.
+        record: run record; gets `catalogued`, and `files_set_aside`, `errors_retried` and `doubles_removed` where
+            they apply.
+        observer: is told of the steps and asked for confirmation.
 
     Returns:
-        int64, sorted: the images that have their row and keep it.
+        int64, sorted: ids of the images that have their row and keep it.
 
     Raises:
-        InputError: an input or the output cannot be used, the results are of other settings, or it was not
-            confirmed to put them aside.
+        InputError: an input or the output cannot be used, the results were made with other settings and
+            `overwrite` is not set, or the user did not confirm.
     """
     output = options.output
-    aside = _agreed(options, described, run_id, observer)
-    done = settled(output, record)
-    record["catalogued"] = catalogued(options, output, done, observer)
-    if aside:
-        observer.phase(f"moving the results that are there to replaced/{run_id}")
-        record["files_set_aside"] = results.set_aside(output, run_id)
+    replace = _confirm_replacing(options, description, run_id, observer)
+    done = reconcile(output, record)
+    record["catalogued"] = update_catalog(options, output, done, observer)
+    if replace:
+        observer.phase(f"moving the existing results to replaced/{run_id}")
+        record["files_set_aside"] = results.move_to_replaced(output, run_id)
     if options.retry_errors:
-        record["errors_retried"] = results.drop_errors(output)
-    if aside or options.retry_errors:
+        record["errors_retried"] = results.remove_errors(output)
+    if replace or options.retry_errors:
         done = results.done_ids(output)
-        record["catalogued"] = catalog.update(output, [], done)  # for what was kept because it had a row
+        record["catalogued"] = catalog.update(output, [], done)
     return done
 
 
-def settled(output: Place, record: dict[str, Any]) -> np.ndarray:
-    """The images that have their row, each exactly one, in whole files."""
-    results.clean(output)
+def reconcile(output: Place, record: dict[str, Any]) -> np.ndarray:
+    """Deletes partial files and duplicate rows, so that each image has at most one row.
+
+    Args:
+        output: root of the output.
+        record: run record; the number of removed rows is added to `doubles_removed`.
+
+    Returns:
+        int64, sorted: ids of the images that have their row.
+    """
+    results.remove_partial_files(output)
     done = results.done_ids(output)
-    if doubles := results.remove_doubles(output, done):
-        record["doubles_removed"] = record.get("doubles_removed", 0) + doubles
+    if removed := results.remove_duplicates(output, done):
+        record["doubles_removed"] = record.get("doubles_removed", 0) + removed
         done = np.unique(done)
     return done
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What a run would find and do.
+class DryRun:
+    """What a run would start from.
 
     Attributes:
-        ledger: the catalog as it would be lies under it.
-        done: int64, sorted: the images that have their row and would keep it.
-        rows: that there are now.
-        aside: why all of them would be put aside; empty if they would not.
+        catalog_root: place under which the catalog lies as a run would have it: a copy in a temporary folder.
+        done: int64, sorted: ids of the images that have their row and would keep it.
+        rows: number of images that have a row now.
+        conflict: why all results would be moved to replaced/; empty if they would stay.
     """
 
-    ledger: Place
+    catalog_root: Place
     done: np.ndarray
     rows: int
-    aside: str
+    conflict: str
 
 
 @contextmanager
-def tried(options: Options, described: dict[str, Any], observer: JobObserver) -> Iterator[Trial]:
-    """What `opened` would do, found out on a copy of the catalog; the output itself is only read.
+def dry_run(options: Options, description: dict[str, Any], observer: JobObserver) -> Iterator[DryRun]:
+    """Finds out what `prepare_output` would do. It works on a copy of the catalog and only reads the output.
 
     Raises:
-        InputError: an input or the output cannot be used, or the results are of other settings and not to be
-            put aside.
+        InputError: an input or the output cannot be used, or the results were made with other settings and
+            `overwrite` is not set.
     """
     output = options.output
-    aside = _conflict(options, described)
+    conflict = _settings_conflict(options, description)
     rows = np.unique(results.done_ids(output))
-    done = catalog.NONE if aside else np.unique(results.done_ids(output, options.retry_errors))
+    done = NO_IDS if conflict else np.unique(results.done_ids(output, options.retry_errors))
     with TemporaryDirectory(prefix="maskfleet-") as folder:
-        ledger = place(folder)
+        root = place(folder)
         for file in output.join("catalog").list(".parquet"):
-            ledger.join("catalog", file.name).put(file.fs.cat_file(file.path))
-        catalogued(options, ledger, done, observer)
-        yield Trial(ledger, done, len(rows), aside)
+            root.join("catalog", file.name).put(file.fs.cat_file(file.path))
+        update_catalog(options, root, done, observer)
+        yield DryRun(root, done, len(rows), conflict)
 
 
-def catalogued(options: Options, ledger: Place, done: np.ndarray, observer: JobObserver) -> int:
-    """Brings a catalog up to date with the inputs; the images in it.
+def update_catalog(options: Options, root: Place, done: np.ndarray, observer: JobObserver) -> int:
+    """Lists the inputs and brings a catalog up to date with them.
 
     Args:
-        ledger: the catalog lies under it; the output, but for a plan.
-        done: int64, sorted ids of images that stay in it even if their shard no longer has them.
+        options: options of the job.
+        root: place under which the catalog lies: the output, or a copy for a dry run.
+        done: int64, sorted: ids of images that stay in the catalog even if their shard no longer has them.
+        observer: is told of the progress.
+
+    Returns:
+        Number of images in the catalog.
 
     Raises:
         InputError: an input cannot be used or holds no images.
     """
     observer.phase("listing inputs")
-    found = inputs.containers(options.inputs, options.output, options.pattern, options.column)
+    found = inputs.find_containers(options.inputs, options.output, options.pattern, options.column)
     observer.phase("cataloguing")
-    total = catalog.update(
-        ledger,
-        found,
-        done,
-        pattern=options.pattern,
-        column=options.column,
-        options=options.output.options,
-        report=observer.reading,
-    )
+    index = IndexOptions(options.pattern, options.column, options.output.options)
+    total = catalog.update(root, found, done, index, observer.reading)
     if not total:
         raise InputError(f"the shards under the INPUTs hold no images; looked for {' '.join(IMAGE_SUFFIXES)}")
     return total
 
 
-def _agreed(options: Options, described: dict[str, Any], run_id: str, observer: JobObserver) -> bool:
-    """Whether results are there that are to be put aside, as they are of other settings.
+def _confirm_replacing(options: Options, description: dict[str, Any], run_id: str, observer: JobObserver) -> bool:
+    """Tells whether existing results must be moved away because their settings differ.
 
     Raises:
-        InputError: they are, and it was not asked or not confirmed.
+        InputError: they must, but `overwrite` is not set or the user did not confirm.
     """
-    aside = _conflict(options, described)
-    to = options.output.join("replaced", run_id).url
-    if aside and not observer.confirm(f"{aside}. Move them to {to} and begin anew?"):
+    conflict = _settings_conflict(options, description)
+    target = options.output.join("replaced", run_id).url
+    if conflict and not observer.confirm(f"{conflict}. Move them to {target} and start again from nothing?"):
         raise InputError(f"{options.output.url}: nothing was changed")
-    return bool(aside)
+    return bool(conflict)
 
 
-def _conflict(options: Options, described: dict[str, Any]) -> str:
-    """That there are results of other settings, and which those are; empty if there are none.
+def _settings_conflict(options: Options, description: dict[str, Any]) -> str:
+    """Says how the settings of existing results differ; empty if they agree or there are no results.
 
     Raises:
-        InputError: there are, and `overwrite` is not set.
+        InputError: they differ and `overwrite` is not set.
     """
     try:
-        different = difference(description(options.output), described)
+        different = difference(read_description(options.output), description)
     except InputError:  # no results yet
         return ""
-    told = f"{options.output.url} holds results of other settings ({different})"
+    conflict = f"{options.output.url} holds results made with other settings ({different})"
     if different and not options.overwrite:
-        raise InputError(f"{told}: choose another OUTPUT, or put them aside with --overwrite")
-    return told if different else ""
+        raise InputError(f"{conflict}: choose another OUTPUT, or move them away with --overwrite")
+    return conflict if different else ""

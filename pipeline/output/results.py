@@ -27,10 +27,10 @@ from pipeline.storage.atomic_files import temporary_folder
 PENDING = f"{PENDING_CHECKPOINT_SUFFIX}.parquet"
 
 
-def clean(output: Place) -> int:
+def remove_partial_files(output: Place) -> int:
     """Removes what stopped runs left half written; the number of files that were.
 
-    The data file goes before the checkpoint that names it: a clean-up that is cut short is done again.
+    The data file goes before the checkpoint that names it: an interrupted clean-up is repeated.
     """
     pending = output.join("_checkpoint").list(PENDING)
     files = output.join("results").list("") if pending else []
@@ -46,7 +46,7 @@ def clean(output: Place) -> int:
 
 
 def done_ids(output: Place, without_errors: bool = False) -> np.ndarray:
-    """int64, sorted: the images that have a row, as often as they have one. Call `clean` first.
+    """int64, sorted: the images that have a row, as often as they have one. Call `remove_partial_files` first.
 
     Args:
         without_errors: only rows of images that did not fail.
@@ -60,7 +60,7 @@ def done_ids(output: Place, without_errors: bool = False) -> np.ndarray:
     return np.sort(table["image_id"].to_numpy())
 
 
-def remove_doubles(output: Place, done: np.ndarray) -> int:
+def remove_duplicates(output: Place, done: np.ndarray) -> int:
     """Leaves one row to each image, one without an error where there is one; the number of rows removed.
 
     Rows are doubled where a process that was given up for dead wrote a file after all.
@@ -83,7 +83,7 @@ def remove_doubles(output: Place, done: np.ndarray) -> int:
     return removed
 
 
-def drop_errors(output: Place) -> int:
+def remove_errors(output: Place) -> int:
     """Removes the rows of images that failed, which are then owed again; the number removed."""
     removed = 0
     for place in output.join("results").list(".parquet"):
@@ -93,7 +93,7 @@ def drop_errors(output: Place) -> int:
     return removed
 
 
-def set_aside(output: Place, name: str) -> int:
+def move_to_replaced(output: Place, name: str) -> int:
     """Moves all results files to replaced/<name>/; the number moved.
 
     Each is there before it goes here, so that nothing is lost wherever this is cut short.

@@ -1,4 +1,4 @@
-"""What is written down of a run: what ended it, figures of its stages, memory, versions."""
+"""Writes and reads runs/<run id>.json: how a run ended, statistics of its stages, memory and package versions."""
 
 from __future__ import annotations
 
@@ -12,48 +12,68 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipeline.observer import JobObserver, Totals, peak_memory
-from pipeline.storage import Place, one_line
+from pipeline.output.output_files import list_files
+from pipeline.storage import Place, explain, one_line
 from pipeline.storage.atomic_files import temporary_folder
 
-REASONS = 10  # of errors, the most frequent
+REASONS = 10  # most frequent error reasons that a record lists
 PACKAGES = ("maskfleet", "ray", "torch", "torchvision", "pyarrow")
 
 
 @contextmanager
-def kept(
-    output: Place, record: dict[str, Any], observer: JobObserver, reason: Callable[[], Exception | None]
+def record_run(
+    output: Place, record: dict[str, Any], observer: JobObserver, interruption: Callable[[], Exception | None]
 ) -> Iterator[None]:
-    """Writes the record of a run to runs/<id>.json when it ends, whatever ends it, and tells the observer.
+    """Writes the record of a run to runs/<run id>.json when the block ends, also after an error.
 
     Args:
-        record: with its id as `run` and when it `started`; gets `ended_by`, None if nothing went wrong.
-        reason: why the run was interrupted, where that is known.
+        output: root of the output.
+        record: must hold `run` (the run id) and `started` (ISO 8601). Gets `ended_by` (the error, or None) and
+            `seconds`.
+        observer: its `record` is set.
+        interruption: returns the reason why the run was interrupted, or None if it is not known.
     """
-    place = output.join("runs", f"{record['run']}.json")
+    file = output.join("runs", f"{record['run']}.json")
 
     def write(ended_by: str | None) -> None:
         took = datetime.now(UTC) - datetime.fromisoformat(record["started"])
         record.update(ended_by=ended_by, seconds=round(took.total_seconds(), 1))
         observer.record = record
-        place.put(json.dumps(record, indent=2).encode(), temporary_folder(output))
+        file.put(json.dumps(record, indent=2).encode(), temporary_folder(output))
 
     try:
         yield
     except BaseException as error:
-        with suppress(Exception):  # the output's store may be what ended it
-            write(one_line(reason() or error).rstrip(": "))
+        with suppress(Exception):  # the store of the output may be the cause of the error
+            write(one_line(interruption() or error).rstrip(": "))
         raise
     write(None)
 
 
+def read_run_records(output: Place) -> list[dict[str, Any]]:
+    """Reads the records of all runs that ended, oldest first.
+
+    Raises:
+        InputError: a record cannot be read.
+    """
+    records = []
+    for file in list_files(output, "runs", ".json"):
+        try:
+            records.append(json.loads(file.fs.cat_file(file.path)))
+        except Exception as error:  # each store raises its own kinds of errors
+            raise explain(file.url, error) from None
+    return sorted(records, key=lambda r: str(r.get("started", "")))
+
+
 @dataclass
-class Spent:
-    """What the plans of a run have done and cost.
+class RunTotals:
+    """Sums over the Ray Data plans that a run has executed.
 
     Attributes:
-        images: that they were to do; of one that was cut short, those it did.
-        seconds: that they took.
-        resources: what the last of them asked Ray for.
+        totals: counts of the stages.
+        images: images that the plans were to segment; for a plan that was interrupted, those it did.
+        seconds: wall time of the plans.
+        resources: what the last plan requested from Ray.
     """
 
     totals: Totals = field(default_factory=Totals)
@@ -62,48 +82,53 @@ class Spent:
     resources: dict[str, Any] = field(default_factory=dict)
 
     def add(self, totals: Totals, images: int, seconds: float) -> None:
-        """Adds a plan."""
+        """Adds one plan."""
         self.totals.add(totals)
         self.images += images
         self.seconds += seconds
 
 
-def measured(spent: Spent) -> dict[str, Any]:
-    """The speed of a run and of its stages, and the most frequent reasons of errors; nothing if no plan has run.
+def run_statistics(run: RunTotals) -> dict[str, Any]:
+    """Computes the entries of a run record that measure the run: speed, stages, error reasons and memory.
 
-    A stage's `images_per_second` is of one worker (its seconds are summed over all), `bytes` are those it
-    read from the store, `peak_memory` the bytes resident at most in one of its processes. `batch_fill` is of the
-    batches that images were grouped into; a CPU takes the images of each one by one.
+    Returns:
+        An empty dict if no plan has run. Otherwise `images_per_second`; `resources`; `reasons`, the most frequent
+        errors with their counts; `peak_memory_of_driver` in bytes; and `stages` by name. In a stage,
+        `images_per_second` is the speed of one worker, since `seconds` are summed over all workers, `bytes` are
+        what it read from the store, and `peak_memory` is the largest resident size of one of its processes in
+        bytes. If images were batched, also `batch_fill`, the share of the batch slots that held an image (a CPU
+        then still processes the images one by one), and `padding_waste`, the share of input pixels that were
+        padding.
     """
-    totals = spent.totals
-    if not spent.seconds:
+    totals = run.totals
+    if not run.seconds:
         return {}
     stages = {
         name: {
             "images": totals.passed[name],
-            "seconds": round(spent, 2),
-            "images_per_second": round(totals.passed[name] / spent, 2) if spent else None,
+            "seconds": round(seconds, 2),
+            "images_per_second": round(totals.passed[name] / seconds, 2) if seconds else None,
             "bytes": totals.read[name],
             "peak_memory": totals.memory.get(name, 0),
         }
-        for name, spent in totals.seconds.items()
+        for name, seconds in totals.seconds.items()
     }
-    found: dict[str, Any] = {"images_per_second": round(spent.images / spent.seconds, 3), "stages": stages}
-    found["resources"] = spent.resources
-    found["reasons"] = totals.reasons.most_common(REASONS)
-    found["peak_memory_of_driver"] = peak_memory()
+    statistics: dict[str, Any] = {"images_per_second": round(run.images / run.seconds, 3), "stages": stages}
+    statistics["resources"] = run.resources
+    statistics["reasons"] = totals.reasons.most_common(REASONS)
+    statistics["peak_memory_of_driver"] = peak_memory()
     if totals.batches["slots"]:
-        found["batch_fill"] = round(totals.batches["images"] / totals.batches["slots"], 3)
-        found["padding_waste"] = round(1 - totals.batches["pixels"] / totals.batches["inputs"], 4)
-    return found
+        statistics["batch_fill"] = round(totals.batches["images"] / totals.batches["slots"], 3)
+        statistics["padding_waste"] = round(1 - totals.batches["pixels"] / totals.batches["inputs"], 4)
+    return statistics
 
 
-def versions() -> dict[str, str]:
-    """Of Python and the packages that results depend on."""
-    found = {"python": platform.python_version()}
+def package_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that results depend on."""
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # a working directory sent to a cluster is not installed
-            found[package] = "not installed"
-    return found
+            versions[package] = version(package)
+        except PackageNotFoundError:  # a working directory that was sent to a cluster is not installed
+            versions[package] = "not installed"
+    return versions

@@ -13,7 +13,7 @@ from model.masks.tile_grid import Tiling
 from model.masks.tile_merging import Instances, join
 from model.preset import Preset
 from pipeline.cluster.progress import Progress
-from pipeline.schema import RESULTS, described
+from pipeline.schema import RESULTS, with_description
 from pipeline.stages.quarantine import Quarantine, trusted
 
 LISTS = ("category_id", "category", "score", "bbox", "area", "rle")
@@ -31,7 +31,7 @@ class Encode:
         quarantine: Quarantine,
     ) -> None:
         self.preset, self.tiling, self.progress, self.quarantine = preset, tiling, progress, quarantine
-        self.schema = described(RESULTS, description)
+        self.schema = with_description(RESULTS, description)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from pipeline.catalog.catalog import Slice
+from pipeline.catalog.slices import Slice
 from pipeline.schema import CATALOG
 from pipeline.storage import Place, explain
 from pipeline.storage.retries import RETRY_SECONDS, catch_error, with_retries

@@ -82,7 +82,7 @@ class _Part:
 
 
 def temporary_folder(output: Place) -> Place:
-    """The folder of an output for what is being written; `pipeline.output.results.clean` empties it."""
+    """The folder of an output for what is being written; `pipeline.output.results.remove_partial_files` empties it."""
     return output.join("_checkpoint", "parts")
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pycocotools import mask as coco_mask
 
-from pipeline.schema import CATALOG, RESULTS, described, image_id
+from pipeline.schema import CATALOG, RESULTS, image_id, with_description
 from pipeline.storage import Place, place
 
 LISTS = ("category_id", "category", "score", "bbox", "area", "rle")
@@ -91,7 +91,7 @@ def imperfect(annotations: dict, seed: int = 0) -> list[Row]:
 
 def table(rows: Sequence[Row], description: dict[str, Any] = DESCRIPTION) -> pa.Table:
     """The rows in the schema of the results."""
-    return pa.Table.from_pylist(list(rows), described(RESULTS, description))
+    return pa.Table.from_pylist(list(rows), with_description(RESULTS, description))
 
 
 def write_output(

@@ -18,11 +18,13 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
+from pipeline.unfinished_slices import first_images, unfinished_slices
 from support.shards import parquet_of, tar_of
 
 from pipeline.catalog import catalog, catalog_files
-from pipeline.catalog.id_set import IdSet
-from pipeline.catalog.inputs import containers
+from pipeline.catalog.id_set import NO_IDS, IdSet
+from pipeline.catalog.inputs import find_containers
+from pipeline.catalog.shard_index import IndexOptions
 from pipeline.schema import CATALOG, image_id
 from pipeline.storage import Place, place
 from pipeline.storage.original_bytes import fetch_images
@@ -45,9 +47,9 @@ def rows(output: Place) -> list[dict]:
 def update(root: Path, output: Place, done: Iterable[str] = (), **options: str) -> tuple[int, int]:
     """Images catalogued, and how many objects were new."""
     new = [0]
-    found = containers([place(root)], output, options.get("pattern"), options.get("column"))
+    found = find_containers([place(root)], output, options.get("pattern"), options.get("column"))
     ids = np.sort(np.array([image_id(uri) for uri in done], np.int64))
-    total = catalog.update(output, found, ids, **options, report=lambda done, count: new.append(count))
+    total = catalog.update(output, found, ids, IndexOptions(**options), lambda done, count: new.append(count))
     return total, new[-1]
 
 
@@ -106,7 +108,7 @@ def test_slices_hold_exactly_what_is_left(root: Path, tmp_path: Path) -> None:
     every = {row["image_id"] for row in rows(output)}
     done = np.sort(np.array(sorted(every)[:1], np.int64))
     seen: list[int] = []
-    for s in catalog.slices(output, done, images=2, size=1 << 20):
+    for s in unfinished_slices(output, done, max_images=2, max_bytes=1 << 20):
         assert 1 <= len(s.rows) <= 2
         table = pq.read_table(s.path).take(pa.array(s.rows))
         assert s.bytes == sum(
@@ -114,9 +116,9 @@ def test_slices_hold_exactly_what_is_left(root: Path, tmp_path: Path) -> None:
         )
         seen += table["image_id"].to_pylist()
     assert sorted(seen) == sorted(every - set(done.tolist()))
-    assert len(catalog.slices(output, np.zeros(0, np.int64), images=100, size=1)) == 4
-    (whole,) = catalog.slices(output, np.zeros(0, np.int64))
-    (one,) = catalog.limited([whole], 1)
+    assert len(unfinished_slices(output, np.zeros(0, np.int64), max_images=100, max_bytes=1)) == 4
+    (whole,) = unfinished_slices(output, np.zeros(0, np.int64))
+    (one,) = first_images([whole], 1)
     assert (len(one.rows), one.bytes) == (1, whole.bytes // len(whole.rows))
 
 
@@ -294,7 +296,7 @@ def test_a_catalog_of_version_0_1_is_taken_over(root: Path, tmp_path: Path) -> N
 def test_totals_count_what_is_left(root: Path, tmp_path: Path) -> None:
     (root / "list.txt").write_text("x.png\ny.png\n")
     output = place(tmp_path / "out")
-    catalog.update(output, containers([place(root), place(root / "list.txt")], output), catalog.NONE)
+    catalog.update(output, find_containers([place(root), place(root / "list.txt")], output), NO_IDS)
     done = np.sort(np.array([image_id(f"{root}/a.png"), image_id(f"{root}/x.png")], np.int64))
     got = catalog.totals(output, done)
     assert (got.images, got.left, got.bytes, got.unsized) == (6, 4, 7, 1)
@@ -314,7 +316,7 @@ def test_what_is_read_from_end_to_end_is_not_cut(tmp_path: Path) -> None:
         ids = np.sort(np.array([image_id(f"{root}/{uri}") for uri in done], np.int64))
         return [
             [uri.rsplit("in/", 1)[-1] for uri in pq.read_table(s.path).take(pa.array(s.rows))["uri"].to_pylist()]
-            for s in catalog.slices(output, ids, images, 1 << 20)
+            for s in unfinished_slices(output, ids, images, 1 << 20)
         ]
 
     sizes = [len(s) for s in cut([], 4)]
@@ -335,5 +337,5 @@ def test_ids_are_seen_once(batches: list[list[int]]) -> None:
             expected.append(i not in seen)
             seen.add(i)
         assert ids.add(np.array(batch, np.int64)).tolist() == expected
-        assert ids.has(np.arange(60)).tolist() == [i in seen for i in range(60)]
+        assert ids.contains(np.arange(60)).tolist() == [i in seen for i in range(60)]
         assert len(ids) == len(seen)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from s3fs import S3FileSystem
 
 from pipeline.catalog import listing
-from pipeline.catalog.inputs import Container
-from pipeline.catalog.inputs import containers as batches
+from pipeline.catalog.inputs import Container, find_containers
 from pipeline.catalog.listing import braces
 from pipeline.errors import InputError
 from pipeline.storage import Place, place
@@ -22,7 +21,7 @@ from pipeline.storage.suffixes import input_kind
 
 def containers(*arguments: Any, **options: Any) -> list[Container]:
     """All containers, each once, by address."""
-    found = {c.url: c for batch in batches(*arguments, **options) for c in batch}
+    found = {c.url: c for batch in find_containers(*arguments, **options) for c in batch}
     return sorted(found.values(), key=lambda c: c.url)
 
 
@@ -203,4 +202,4 @@ def test_another_store_is_listed_folder_by_folder() -> None:
 
 def test_the_second_input_is_checked_before_the_first_is_listed(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="tpyo"):
-        batches([place(tree), place(tree / "tpyo")], place(tmp_path / "out"))
+        find_containers([place(tree), place(tree / "tpyo")], place(tmp_path / "out"))

@@ -14,7 +14,9 @@ from support.shards import parquet_of, tar_of
 from test_inputs import containers
 
 from pipeline.catalog import catalog
-from pipeline.catalog.inputs import containers as batches
+from pipeline.catalog.id_set import NO_IDS
+from pipeline.catalog.inputs import find_containers
+from pipeline.catalog.slices import unfinished_slices
 from pipeline.errors import InputError
 from pipeline.images.decoder import open_image, to_rgb
 from pipeline.stages.source import rows_of
@@ -124,8 +126,8 @@ def test_images_of_one_manifest_may_lie_on_several_stores(bucket: tuple[S3FileSy
         place(uri).put(data.getvalue())
     (tmp_path / "l.txt").write_text("\n".join(uris))
     output = place(tmp_path / "out")
-    assert catalog.update(output, batches([place(tmp_path / "l.txt")], output), catalog.NONE) == 4
-    (work,) = catalog.slices(output, catalog.NONE, 64, 32 << 20)
+    assert catalog.update(output, find_containers([place(tmp_path / "l.txt")], output), NO_IDS) == 4
+    (work,) = unfinished_slices(output, NO_IDS, 64, 32 << 20)
     got = {r["uri"]: r["data"] for t in fetch_images(rows_of(output, work), {}) for r in t.to_pylist()}
     assert got.keys() == set(uris)
     for uri, image in zip(uris, pixels, strict=True):

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from support.shards import parquet_of, tar_of
 
 from pipeline.catalog import catalog
-from pipeline.catalog.inputs import containers
+from pipeline.catalog.id_set import NO_IDS
+from pipeline.catalog.inputs import find_containers
+from pipeline.catalog.shard_index import IndexOptions
 from pipeline.errors import InputError
 from pipeline.schema import CATALOG
 from pipeline.storage import Place, place
@@ -28,8 +30,8 @@ STRUCTS = [{"bytes": b"one", "path": "a/x.png"}, {"bytes": b"two", "path": "b.jp
 
 def catalogued(inputs: list[Path | str], output: Place, **options: str) -> list[dict]:
     """Rows of the catalog of some inputs, by address."""
-    found = containers([place(i) for i in inputs], output, options.get("pattern"), options.get("column"))
-    catalog.update(output, found, catalog.NONE, **options)
+    found = find_containers([place(i) for i in inputs], output, options.get("pattern"), options.get("column"))
+    catalog.update(output, found, NO_IDS, IndexOptions(**options))
     return rows(output)
 
 

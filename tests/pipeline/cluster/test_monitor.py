@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import ray
 
-from pipeline.catalog.catalog import Slice
+from pipeline.catalog.slices import Slice
 from pipeline.cluster.monitor import ENOUGH, Allowance, exceeds_error_rate, monitored
 from pipeline.cluster.progress import Progress
 from pipeline.errors import TooManyErrorsError
 from pipeline.observer import JobObserver, Totals
-from pipeline.output.reader import Counts
+from pipeline.output.counts import Counts
 
 SLICE = 64
 

@@ -57,7 +57,7 @@ def test_a_second_job_is_refused_and_told_who_holds_it(output: Place, holder: su
     with pytest.raises(InputError, match=f"process {holder.pid}") as caught, take(output):
         pass
     assert "run other" in str(caught.value)
-    assert lease.read(output)["run"] == "other"
+    assert lease.read_lease(output)["run"] == "other"
 
 
 def test_a_dead_holder_of_this_machine_is_followed_at_once(output: Place, holder: subprocess.Popen[str]) -> None:
@@ -65,30 +65,30 @@ def test_a_dead_holder_of_this_machine_is_followed_at_once(output: Place, holder
     holder.wait()
     began = time.monotonic()
     with take(output):
-        assert time.monotonic() - began < lease.SILENT / 2
-        assert lease.read(output)["run"] == "mine"
-    assert lease.read(output) is None
+        assert time.monotonic() - began < lease.EXPIRY / 2
+        assert lease.read_lease(output)["run"] == "mine"
+    assert lease.read_lease(output) is None
 
 
 def test_a_holder_elsewhere_that_renews_is_alive_and_one_that_is_silent_is_not(
     output: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "RENEW", 1.0)
-    monkeypatch.setattr(lease, "SILENT", 4.0)
-    monkeypatch.setattr(lease, "_space", lambda: "another machine")
+    monkeypatch.setattr(lease, "HEARTBEAT", 1.0)
+    monkeypatch.setattr(lease, "EXPIRY", 4.0)
+    monkeypatch.setattr(lease, "_pid_space", lambda: "another machine")
     first = take(output)
     first.__enter__()
     monkeypatch.undo()
-    monkeypatch.setattr(lease, "SILENT", 4.0)
-    monkeypatch.setattr(lease, "RENEW", 1.0)
+    monkeypatch.setattr(lease, "EXPIRY", 4.0)
+    monkeypatch.setattr(lease, "HEARTBEAT", 1.0)
     with pytest.raises(InputError, match="another job"), take(output):
         pass
     first._stop.set()  # it is silent from here on, as if its machine had gone
     first._thread.join()
     said: list[str] = []
     with Lease(output, "mine", lambda error: None, said.append):
-        assert lease.read(output)["run"] == "mine"
-    assert "seeing for" in said[0]
+        assert lease.read_lease(output)["run"] == "mine"
+    assert "to see if it is alive" in said[0]
 
 
 def test_of_many_that_start_at_once_one_holds(output: Place) -> None:
@@ -114,26 +114,26 @@ def test_of_many_that_start_at_once_one_holds(output: Place) -> None:
 
 
 def test_who_loses_the_lease_is_told_once(output: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "RENEW", 0.2)
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.2)
     lost: list[Exception] = []
     with Lease(output, "mine", lost.append, print):
-        stolen = lease.read(output) | {"token": "theirs", "run": "theirs"}
+        stolen = lease.read_lease(output) | {"token": "theirs", "run": "theirs"}
         output.join(lease.NAME).put(json.dumps(stolen).encode())
         time.sleep(1.5)
         assert len(lost) == 1
         assert "run theirs" in str(lost[0])
-    assert lease.read(output)["run"] == "theirs"
+    assert lease.read_lease(output)["run"] == "theirs"
 
 
 def test_what_is_said_can_be_seen_by_others(output: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "RENEW", 0.2)
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.2)
     with take(output) as mine:
-        mine.say(images=3)
+        mine.set_progress(images=3)
         time.sleep(1)
-        held = lease.read(output)
+        held = lease.read_lease(output)
         assert held["progress"] == {"images": 3}
         assert held["pid"] == os.getpid()
-        assert lease.lives(held)
+        assert lease.is_alive(held)
 
 
 def test_no_permission_is_one_line(bucket: tuple[S3FileSystem, str]) -> None:

@@ -43,7 +43,7 @@ def test_of_doubled_rows_one_stays_and_it_is_a_good_one(
     output = place(tmp_path_factory.mktemp("out"))
     write(output, {f"{i}.parquet": rows for i, rows in enumerate(files)})
     every = [row for rows in files for row in rows]
-    removed = results.remove_doubles(output, results.done_ids(output))
+    removed = results.remove_duplicates(output, results.done_ids(output))
     numbers = {n for n, _ in every}
     assert removed == len(every) - len(numbers)
     left = read(output)
@@ -57,7 +57,7 @@ def test_dropped_errors_are_owed_again_and_good_rows_untouched(tmp_path: Path) -
     output = place(tmp_path)
     write(output, {"a.parquet": [(1, True), (2, False)], "b.parquet": [(3, False)], "c.parquet": [(4, True)]})
     before = output.join("results", "c.parquet").fs.cat_file(output.join("results", "c.parquet").path)
-    assert results.drop_errors(output) == 2
+    assert results.remove_errors(output) == 2
     assert read(output) == [("1.png", None), ("4.png", None)]
     assert sorted(p.name for p in output.join("results").list("")) == ["a.parquet", "c.parquet"]
     assert Path(output.join("results", "c.parquet").path).read_bytes() == before
@@ -78,11 +78,11 @@ def test_setting_aside_that_is_cut_short_loses_nothing(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(Place, "put", cut_short)
     with pytest.raises(KeyboardInterrupt):
-        results.set_aside(output, "then")
+        results.move_to_replaced(output, "then")
     monkeypatch.setattr(Place, "put", put)
     here, there = output.join("results").list(".parquet"), output.join("replaced", "then").list(".parquet")
     assert sorted(p.name for p in here + there) == [f"{i}.parquet" for i in range(4)]
-    assert results.set_aside(output, "then") == 2
+    assert results.move_to_replaced(output, "then") == 2
     assert len(output.join("replaced", "then").list(".parquet")) == 4
 
 
@@ -94,7 +94,7 @@ from pipeline.storage import place
 if sys.argv[2] == "killed":
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-results.drop_errors(place(sys.argv[1]))
+results.remove_errors(place(sys.argv[1]))
 """
 
 
@@ -111,9 +111,9 @@ def test_dropping_errors_that_is_cut_short_leaves_the_results_whole(ends: str, t
     assert read(output) == before  # of a dataset of all that lies there
     left = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "a.parquet"]
     assert [p.stat().st_size for p in left] == ([500] if ends == "killed" else [])
-    results.clean(output)
+    results.remove_partial_files(output)
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["a.parquet"]
-    assert results.drop_errors(output) == 2
+    assert results.remove_errors(output) == 2
 
 
 def test_cleaning_removes_exactly_what_is_pending(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_cleaning_removes_exactly_what_is_pending(tmp_path: Path) -> None:
         (folder / "_checkpoint" / name).write_bytes(b"x")
     for name in ("u_0_1.parquet", "u_0_1-0.parquet", "u_0_10.parquet", "u_0_2.parquet"):
         (folder / "results" / name).write_bytes(b"x")
-    assert results.clean(output) == 1
-    assert results.clean(output) == 0
+    assert results.remove_partial_files(output) == 1
+    assert results.remove_partial_files(output) == 0
     names = {p.name for p in (folder / "results").iterdir()}
     assert names == {"0.parquet", "1.parquet", "2.parquet", "u_0_10.parquet", "u_0_2.parquet"}
     assert [p.name for p in (folder / "_checkpoint").rglob("*") if p.is_file()] == ["u_0_2.parquet"]

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from pipeline.unfinished_slices import SLICE_IMAGES, unfinished_slices
 from ray import cloudpickle
 
-from pipeline.catalog import catalog, catalog_files
+from pipeline.catalog.catalog_files import CatalogWriter
+from pipeline.catalog.id_set import NO_IDS
 from pipeline.schema import CATALOG, image_id
 from pipeline.stages.source import CatalogSource
 from pipeline.storage import Place, place
@@ -27,7 +29,7 @@ def catalogued(folder: Path, images: int) -> Place:
         "version": ["1"] * images,
     }
     output = place(folder)
-    writer = catalog_files.Writer(output)
+    writer = CatalogWriter(output)
     writer.add(pa.table(columns, CATALOG))
     writer.flush()
     return output
@@ -39,14 +41,14 @@ def test_tasks_take_few_bytes_an_image_and_read_their_rows(every: int, most: flo
     for images in (6_400, 64_000):
         output = catalogued(tmp_path / str(images), images)
         ids = np.array([image_id(f"s3://lab/plates/{n:09d}.tif") for n in range(images)])
-        done = np.sort(ids[1::every]) if every > 1 else catalog.NONE
-        tasks = CatalogSource(output, catalog.slices(output, done)).get_read_tasks(1)
+        done = np.sort(ids[1::every]) if every > 1 else NO_IDS
+        tasks = CatalogSource(output, unfinished_slices(output, done)).get_read_tasks(1)
         pickled = [cloudpickle.dumps(task) for task in tasks]
         sizes.append((images // every, sum(map(len, pickled))))
         some = pickled[:: len(pickled) // 5]
         read = [pa.concat_tables(cloudpickle.loads(task)())["image_id"].to_pylist() for task in some]
         owed = ids[::every]
-        starts = np.arange(0, len(owed), catalog.SLICE_IMAGES)[:: len(pickled) // 5]
-        assert read == [owed[i : i + catalog.SLICE_IMAGES].tolist() for i in starts]
+        starts = np.arange(0, len(owed), SLICE_IMAGES)[:: len(pickled) // 5]
+        assert read == [owed[i : i + SLICE_IMAGES].tolist() for i in starts]
     (few, small), (many, large) = sizes
     assert (large - small) / (many - few) < most

@@ -24,7 +24,9 @@ from jobs.sample.s3_server import S3Server
 from pipeline.analysis.file_name_matching import match
 from pipeline.analysis.original_images import file_addresses, image_bytes
 from pipeline.catalog import catalog
-from pipeline.catalog.inputs import containers
+from pipeline.catalog.id_set import NO_IDS
+from pipeline.catalog.inputs import find_containers
+from pipeline.catalog.slices import unfinished_slices
 from pipeline.errors import InputError
 from pipeline.schema import image_id
 from pipeline.stages.source import rows_of
@@ -72,9 +74,9 @@ def images(count: int, size: int) -> dict[str, bytes]:
     return {f"d/{i:03d}.jpg": random.bytes(size) for i in range(count)}
 
 
-def owed(output: Place, done: np.ndarray = catalog.NONE, size: int = 4 << 20) -> list[pa.Table]:
+def owed(output: Place, done: np.ndarray = NO_IDS, size: int = 4 << 20) -> list[pa.Table]:
     """The rows of each read task, as Ray's tasks read them."""
-    return [rows_of(output, s) for s in catalog.slices(output, done, 64, size)]
+    return [rows_of(output, s) for s in unfinished_slices(output, done, 64, size)]
 
 
 def fetch(tasks: list[pa.Table]) -> tuple[dict[str, bytes | str], list[int]]:
@@ -103,7 +105,7 @@ def test_a_store_is_asked_for_each_shard_about_once(counted: Counter, bucket: tu
     for key, data in loose.items():
         fs.pipe_file(f"{name}/in/{key}", data)
     root, output = f"s3://{name}/in", place(f"s3://{name}/out")
-    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    catalog.update(output, find_containers([place(root)], output), NO_IDS)
     share = {key: counted.bytes(key) / len(data) for key, data in shards.items()}
     assert share["s.tar"] < 0.12  # its headers
     assert share["s.parquet"] < 0.02  # its footer and the paths
@@ -126,7 +128,7 @@ def test_a_store_is_asked_for_each_shard_about_once(counted: Counter, bucket: tu
     assert not [r for r in counted.requests if r.method == "HEAD" and r.path.endswith("jpg")]
 
     counted.requests.clear()
-    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    catalog.update(output, find_containers([place(root)], output), NO_IDS)
     assert not [r for r in counted.requests if "/in/" in r.path]  # listed, not opened
     ids = np.sort(np.array([image_id(u) for u in got if "#" not in u or ".tar#" in u or "#0/" in u or "#2/" in u]))
     fetch(owed(output, ids))
@@ -145,7 +147,7 @@ def test_a_shard_that_changed_since_gives_no_wrong_pixels(bucket: tuple[S3FileSy
         fs.pipe_file(f"{name}/in/loose.jpg", next(iter(contents.values())))
 
     write(members)
-    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    catalog.update(output, find_containers([place(root)], output), NO_IDS)
     tasks = owed(output)
     before, sizes = fetch(tasks)
     assert not [v for v in before.values() if isinstance(v, str)]
@@ -195,14 +197,14 @@ def test_a_server_without_ranges_gives_no_wrong_bytes(web: str, tmp_path: Path) 
     (tmp_path / "s.parquet").write_bytes(parquet_of({"image": list(images(30, 5000).values())}, 30))
     output = place(tmp_path / "out")
     inputs = [place(f"{web}/{name}") for name in ("s.tar", "s.tgz", "l.txt")]
-    assert catalog.update(output, containers(inputs, output), catalog.NONE) == 7
+    assert catalog.update(output, find_containers(inputs, output), NO_IDS) == 7
     got, _ = fetch(owed(output))
     assert got.pop(f"{web}/one.jpg") == members["d/001.jpg"]
     for name, data in members.items():
         assert got[f"{web}/s.tgz#{name}"] == data
         assert re.match("FetchError: .*does not support range requests", str(got[f"{web}/s.tar#{name}"]))
     with pytest.raises(InputError, match="does not support range requests"):
-        catalog.update(output, containers([place(f"{web}/s.parquet")], output), catalog.NONE)
+        catalog.update(output, find_containers([place(f"{web}/s.parquet")], output), NO_IDS)
 
 
 def test_tables_are_bounded_by_what_the_catalog_says(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_tables_are_bounded_by_what_the_catalog_says(tmp_path: Path) -> None:
     members = images(40, 1 << 20)
     (root / "s.tgz").write_bytes(tar_of(members, compress=True))
     (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 40))
-    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    catalog.update(output, find_containers([place(root)], output), NO_IDS)
     tasks = owed(output)
     assert [len(t) for t in tasks] == [40, 40]
     got, sizes = fetch(tasks)
@@ -227,7 +229,7 @@ def test_what_has_cost_a_process_is_read_apart(tmp_path: Path) -> None:
     (root / "s.tgz").write_bytes(tar_of(members, compress=True))
     (root / "s.tar").write_bytes(tar_of(members))
     (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 5))
-    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    catalog.update(output, find_containers([place(root)], output), NO_IDS)
     tasks = owed(output)
     before, sizes = fetch(tasks)
     opened: list[int] = []
@@ -270,7 +272,7 @@ def test_pictures_of_every_kind_are_found_again(tmp_path: Path) -> None:
     (root / "s.tar").write_bytes(tar_of(members))
     (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 4))
     (root / "l.jpg").write_bytes(b"loose")
-    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    catalog.update(output, find_containers([place(root)], output), NO_IDS)
     uris = ["s.tgz#d/007.jpg", "l.jpg", "s.parquet#1/2", "s.tar#d/001.jpg", "s.tgz#d/002.jpg", "s.parquet#0/0"]
     got = image_bytes(output, [image_id(f"{root}/{u}") for u in uris])
     every = list(members.values())
@@ -289,7 +291,7 @@ def test_a_store_that_is_down_is_waited_for_and_then_stops_the_job(
     fs.pipe_file(f"{name}/in/s.tgz", tar_of(members, compress=True))
     fs.pipe_file(f"{name}/in/s.parquet", parquet_of({"image": list(members.values())}, 10))
     fs.pipe_file(f"{name}/in/loose.jpg", b"1")
-    catalog.update(output, containers([place(root)], output), catalog.NONE)
+    catalog.update(output, find_containers([place(root)], output), NO_IDS)
     (rows,) = owed(output)
     nowhere = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 1}}}
     for kind in ("tar", "tgz", "parquet", "image"):
@@ -304,7 +306,7 @@ def test_rows_of_parquet_files_match_annotations_by_their_paths(tmp_path: Path) 
     (tmp_path / "f.parquet").write_bytes(parquet_of({"image": rows}, 1))
     (tmp_path / "x.tgz").write_bytes(tar_of({"b/x.png": b"3"}, compress=True))
     assert file_addresses(output) == {}
-    catalog.update(output, containers([place(tmp_path / n) for n in ("f.parquet", "x.tgz")], output), catalog.NONE)
+    catalog.update(output, find_containers([place(tmp_path / n) for n in ("f.parquet", "x.tgz")], output), NO_IDS)
     found = file_addresses(output)
     assert found == {image_id(f"{tmp_path}/f.parquet#0/0"): f"{tmp_path}/f.parquet/a/x.png"}
     uris = [*found.values(), f"{tmp_path}/f.parquet#1/0", f"{tmp_path}/x.tgz#b/x.png"]
@@ -316,8 +318,8 @@ def test_an_object_too_large_for_any_image_is_not_fetched(tmp_path: Path) -> Non
     with (tmp_path / "in" / "video.tif").open("wb") as file:
         file.truncate(MAX_IMAGE_BYTES + 1)  # sparse: it takes no space
     output = place(tmp_path / "out")
-    catalog.update(output, containers([place(tmp_path / "in")], output), catalog.NONE)
-    (work,) = catalog.slices(output, np.zeros(0, np.int64), 64, 32 << 20)
+    catalog.update(output, find_containers([place(tmp_path / "in")], output), NO_IDS)
+    (work,) = unfinished_slices(output, np.zeros(0, np.int64), 64, 32 << 20)
     ((row,),) = [t.to_pylist() for t in fetch_images(rows_of(output, work), {})]
     assert row["data"] is None
     assert row["error"].startswith("TooManyBytes: 4,294,967,297 bytes")
@@ -329,7 +331,7 @@ def test_a_store_that_goes_down_in_the_middle_of_a_file_stops_the_job_too(
     output, members = place(tmp_path / "out"), images(20, 100_000)
     (tmp_path / "s.tgz").write_bytes(tar_of(members, compress=True))
     (tmp_path / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 20))
-    catalog.update(output, containers([place(tmp_path / n) for n in ("s.tgz", "s.parquet")], output), catalog.NONE)
+    catalog.update(output, find_containers([place(tmp_path / n) for n in ("s.tgz", "s.parquet")], output), NO_IDS)
     (rows,) = owed(output)
     original = LocalFileSystem.cat_file
 
