@@ -18,13 +18,13 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline.unfinished_slices import first_images, unfinished_slices
 from support.shards import parquet_of, tar_of
 
 from pipeline.catalog import catalog, catalog_files
 from pipeline.catalog.id_set import NO_IDS, IdSet
 from pipeline.catalog.inputs import find_containers
 from pipeline.catalog.shard_index import IndexOptions
+from pipeline.catalog.slices import first_images, unfinished_slices
 from pipeline.schema import CATALOG, image_id
 from pipeline.storage import Place, place
 from pipeline.storage.original_bytes import fetch_images

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from pipeline.unfinished_slices import SLICE_IMAGES, unfinished_slices
 from ray import cloudpickle
 
 from pipeline.catalog.catalog_files import CatalogWriter
 from pipeline.catalog.id_set import NO_IDS
+from pipeline.catalog.slices import SLICE_IMAGES, unfinished_slices
 from pipeline.schema import CATALOG, image_id
 from pipeline.stages.source import CatalogSource
 from pipeline.storage import Place, place
