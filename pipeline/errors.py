@@ -8,6 +8,10 @@ class InputError(Exception):
     """
 
 
+class OptionError(InputError):
+    """The value of an option cannot be used. The command line reports it as a usage error (exit status 2)."""
+
+
 class TooManyErrorsError(Exception):
     """So many images fail that the job's input is plainly wrong.
 

@@ -33,7 +33,7 @@ def slide(
     with tempfile.TemporaryDirectory() as folder:
         err.print(f"making an image of {side}x{side} pixels")
         file = _mosaic(Path(folder, "slide.tif"), side)
-        options = Options((place(file),), place(Path(folder, "out")), tiling=Tiling(tile, overlap))
+        options = Options((place(file),), place(Path(folder, "out")), tile=tile, overlap=overlap)
         with Display() as display:
             record = run(options, display)
     stages = {name: stage["peak_memory"] for name, stage in record["stages"].items()}
