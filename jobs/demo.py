@@ -1,4 +1,4 @@
-"""`maskfleet demo`: the main job on shipped real images, from a real S3 server on this machine."""
+"""`maskfleet demo`: the main job on the shipped images, from a real S3 server on this machine."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from s3fs import S3FileSystem
 
 from jobs import evaluate, query, status
-from jobs.sample.picture import draw
-from jobs.sample.s3_server import S3Server
 from jobs.terminal.console import AsJson, console, err, errors_to_exit, print_json
-from jobs.terminal.live_display import Display
-from pipeline.analysis.evaluate import evaluate as measure
-from pipeline.job import Options, run
-from pipeline.storage import place
+
+if TYPE_CHECKING:
+    from s3fs import S3FileSystem
 
 DATA = Path(__file__).parent / "demo_data"
-SHARDED = 32  # images that go into two tar shards; the rest are uploaded as they are
+SHARDED = 32  # images that go into two tar shards; the others are uploaded as single files
 QUERY = """
 select regexp_extract(uri, '[^/#]+$')[:12] as image, count(*) as nuclei, round(avg(area)) as mean_area,
        round(avg(score), 3) as mean_score
@@ -36,52 +32,75 @@ from instances where score >= 0.5 group by 1 order by nuclei desc limit 5
 
 @errors_to_exit
 def demo(
-    to: Annotated[Path, typer.Option(help="Folder for the picture and a copy of the results.")] = Path("demo-output"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many of the 48 images.")] = None,
+    to: Annotated[
+        Path, typer.Option(help="A folder for the picture and a copy of the results.", metavar="FOLDER")
+    ] = Path("demo-output"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many of the 48 images.", metavar="N")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment 48 microscope images from a local S3 server, query the result, measure it, draw it.
+    """Segment 48 microscope images, then query, evaluate and draw the results.
 
-    Everything is real: the server (SeaweedFS, on loopback, gone afterwards), the images (CC0, shipped with their
-    hand-made masks), the network and the job. It takes a minute or two.
+    Everything is real: the S3 server (SeaweedFS, on loopback, stopped at the
+    end), the images (CC0, shipped with their hand-made masks), the network and
+    the job. It takes one to two minutes.
+
+    [bold]Example[/]
+
+    maskfleet demo --to demo-output
     """
-    with _terminated_politely(), S3Server() as server, _environment(server.environment):
-        _demo(server.filesystem(), to, limit, as_json)
+    from jobs.sample.s3_server import S3Server
+
+    with _sigterm_interrupts(), S3Server() as server, _environment(server.environment):
+        _run_demo(server.filesystem(), to, limit, as_json)
 
 
-def _demo(s3: S3FileSystem, to: Path, limit: int | None, as_json: bool) -> None:
+def _run_demo(s3: S3FileSystem, to: Path, limit: int | None, as_json: bool) -> None:
+    """Runs the demo on a server that is up."""
+    from jobs.sample.picture import draw
+    from pipeline.analysis.evaluate import evaluate as measure
+    from pipeline.storage import place
+
     images = sorted((DATA / "images").iterdir())[:limit]
-    _say(f"a real S3 server is up at {s3.endpoint_url}; uploading {len(images)} images: two tar shards, the rest loose")
+    _announce(
+        f"a real S3 server is up at {s3.endpoint_url}; uploading {len(images)} images: two tar shards, the rest as files"
+    )
     _upload(s3, images)
     output = place("s3://demo/masks")
-    _say("maskfleet segment s3://demo/shards s3://demo/plates s3://demo/masks")
-    inputs = [p for p in ("s3://demo/shards", "s3://demo/plates") if s3.exists(p)]
-    with Display() as display:
-        run(Options(tuple(place(p) for p in inputs), output), display)
+    _segment([p for p in ("s3://demo/shards", "s3://demo/plates") if s3.exists(p)], output.url)
     annotations = DATA / "annotations.json"
     if not as_json:
-        _say("maskfleet status s3://demo/masks")
+        _announce("maskfleet status s3://demo/masks")
         status.status(output.url)
-        _say(f'maskfleet query s3://demo/masks "{" ".join(QUERY.split())}"')
+        _announce(f'maskfleet query s3://demo/masks "{" ".join(QUERY.split())}"')
         query.query(output.url, QUERY)
-        _say("maskfleet evaluate s3://demo/masks annotations.json")
-        evaluate.evaluate(output.url, annotations)
+        _announce("maskfleet evaluate s3://demo/masks annotations.json")
+        evaluate.evaluate(output.url, str(annotations))
     picture, masks = to / "nuclei.png", to / "nuclei-masks"
     drawn = draw(output, picture)
     shutil.rmtree(masks, ignore_errors=True)
     s3.get("demo/masks/results", str(masks / "results"), recursive=True)
     if as_json:
-        return print_json(
-            {"evaluate": measure(output, annotations), "picture": str(picture), "drawn": drawn, "results": str(masks)}
-        )
+        figures = measure(output, annotations)
+        print_json({"evaluate": figures, "picture": str(picture), "drawn": drawn, "results": str(masks)})
+        return
     console.print()
     console.print(f"picture  {picture} ({drawn} nuclei outlined)", soft_wrap=True)
     console.print(f'results  {masks}: maskfleet query {masks} "select * from images"', soft_wrap=True)
-    return None
+
+
+def _segment(inputs: list[str], output: str) -> None:
+    """Runs the main job."""
+    from jobs.terminal.live_display import Display
+    from pipeline.job import Options, run
+    from pipeline.storage import place
+
+    _announce(f"maskfleet segment {' '.join(inputs)} {output}")
+    with Display() as display:
+        run(Options(tuple(map(place, inputs)), place(output)), display)
 
 
 def _upload(s3: S3FileSystem, images: list[Path]) -> None:
-    """The images into the bucket `demo`: shards/ (two tars) and plates/ (files)."""
+    """Uploads the images to the bucket `demo`: shards/ (two tars) and plates/ (files)."""
     s3.mkdir("demo")
     for number, members in enumerate((images[: SHARDED // 2], images[SHARDED // 2 : SHARDED])):
         if members:
@@ -94,13 +113,14 @@ def _upload(s3: S3FileSystem, images: list[Path]) -> None:
         s3.pipe_file(f"demo/plates/{path.name}", path.read_bytes())
 
 
-def _say(text: str) -> None:
+def _announce(text: str) -> None:
+    """Prints the next step on stderr."""
     err.print(f"\n[bold cyan]▸[/] {text}", soft_wrap=True)
 
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Environment variables for the time of the demo; Ray's workers inherit them."""
+    """Sets environment variables within the context. Ray's workers inherit them."""
     before = {k: os.environ.get(k) for k in (*variables, "AWS_PROFILE", "AWS_SESSION_TOKEN", "RAY_ADDRESS")}
     for key in before:
         os.environ.pop(key, None)
@@ -115,8 +135,8 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _terminated_politely() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does: through the clean-up."""
+def _sigterm_interrupts() -> Iterator[None]:
+    """Makes SIGTERM end the demo like Ctrl-C, so that the server is stopped."""
 
     def interrupt(number: int, frame: FrameType | None) -> Any:
         raise KeyboardInterrupt

@@ -1,12 +1,14 @@
-"""The `maskfleet` command: one file of this folder a subcommand, imported when it is called.
+"""The `maskfleet` command. Each subcommand is a module of this package.
 
-PyTorch and Ray take seconds to import; who only queries an output should not wait for them.
+All of these modules import PyTorch, Ray and other large libraries inside their functions, so that help and small
+commands start at once.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -15,14 +17,17 @@ COMMANDS = ("segment", "status", "query", "evaluate", "weights", "train", "demo"
 
 
 class Commands(TyperGroup):
-    """The subcommands by name. A module of `jobs` has an `app`, or a function of its own name."""
+    """The subcommands, imported when they are needed.
+
+    A module has either an `app` or a function of its own name.
+    """
 
     def list_commands(self, ctx: typer.Context) -> list[str]:
-        """In the order in which a user meets them."""
+        """Returns the names in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
-        """Imports the command."""
+        """Imports a subcommand; None if there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"jobs.{cmd_name}")
@@ -37,16 +42,34 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    help="Offline instance segmentation at fleet scale: images in object storage in, Parquet with COCO RLE masks out.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,  # locals may hold credentials
 )
 
 
+def _print_version(wanted: bool) -> None:
+    """Prints the version and exits."""
+    if not wanted:
+        return
+    try:
+        number = version("maskfleet")
+    except PackageNotFoundError:  # a working directory sent to a cluster is not installed
+        number = "(not installed)"
+    typer.echo(f"maskfleet {number}")
+    raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
-    """Offline instance segmentation at fleet scale: images in object storage in, Parquet with COCO RLE masks out."""
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Segment objects in large collections of images with Mask R-CNN.
+
+    Reads images from object storage or disk, writes Parquet with COCO RLE masks.
+    """
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`maskfleet status`: how far a job is, from storage alone."""
+"""`maskfleet status`: the progress of a job, read from storage alone."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -11,10 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from jobs.terminal.console import AsJson, StorageOptions, console, errors_to_exit, print_json, storage_options
-from pipeline.output.counts import Counts, counts
-from pipeline.output.lease import is_alive, read_lease
-from pipeline.output.run_record import read_run_records
-from pipeline.storage import Place, place
+
+if TYPE_CHECKING:
+    from pipeline.output.counts import Counts
+    from pipeline.storage import Place
 
 
 @errors_to_exit
@@ -23,74 +23,84 @@ def status(
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count what is catalogued, done, failed and left.
+    """Count the images that are catalogued, done, failed and left.
 
-    It reads the footers of the output's files and nothing else, so it is cheap, needs no Ray and works while a job
-    runs as well as years later.
+    Shows the last run, and the job that writes to OUTPUT now if there is one.
+    Reads little more than the footers of the Parquet files, so it is fast,
+    needs no Ray, and works both while a job runs and years later.
+
+    [bold]Example[/]
+
+    maskfleet status s3://lab/masks
     """
-    where = place(output, storage_options(storage_option))
-    now, records, running = counts(where), read_run_records(where), _running(where)
+    from pipeline.output.counts import counts
+    from pipeline.output.run_record import read_run_records
+    from pipeline.storage import place
+
+    target = place(output, storage_options(storage_option))
+    progress, records, lease = counts(target), read_run_records(target), _live_lease(target)
     last = records[-1] if records else None
     if as_json:
-        print_json({"output": where.url, **asdict(now), "runs": len(records), "last_run": last, "running": running})
+        print_json({"output": target.url, **asdict(progress), "runs": len(records), "last_run": last, "running": lease})
         return
-    _show(now)
-    if running:
-        console.print(_now(running), soft_wrap=True)
-    if last:
-        console.print(escape(_last_run(last)), soft_wrap=True)
-    else:
-        console.print("no run has ended yet")
+    _show_counts(progress)
+    if lease:
+        console.print(escape(_describe_job(lease)), soft_wrap=True)
+    console.print(escape(_describe_run(last)) if last else "no run has ended yet", soft_wrap=True)
 
 
-def _running(output: Place) -> dict[str, Any] | None:
-    """The lease of the job that is writing to the output now, if one is."""
-    held = read_lease(output)
-    return held if held and is_alive(held) else None
+def _live_lease(output: Place) -> dict[str, Any] | None:
+    """The lease of the job that writes to the output now; None if there is no such job."""
+    from pipeline.output.lease import is_alive, read_lease
+
+    lease = read_lease(output)
+    return lease if lease and is_alive(lease) else None
 
 
-def _now(held: dict[str, Any]) -> str:
-    """Who writes to the output now, and what it said last, in a line."""
-    parts = [f"running: {held['user']} on {held['host']}, process {held['pid']}, since {held['started'][:19]} UTC"]
-    if said := held["progress"]:
-        parts.append(f"{said['images']:,} of {said['left']:,} images at {said['images_per_second']:.2f} images/s")
-        parts.append(f"{said['failed']:,} failed")
-    return escape(", ".join(parts))
+def _describe_job(lease: dict[str, Any]) -> str:
+    """Describes the job that writes to the output now, and its last report, in one line."""
+    texts = [f"running: {lease['user']} on {lease['host']}, process {lease['pid']}, since {lease['started'][:19]} UTC"]
+    if report := lease["progress"]:
+        rate = f"{report['images_per_second']:.2f} images/s"
+        texts.append(f"{report['images']:,} of {report['left']:,} images at {rate}")
+        texts.append(f"{report['failed']:,} failed")
+    return ", ".join(texts)
 
 
-def _show(now: Counts) -> None:
+def _describe_run(record: dict[str, Any]) -> str:
+    """Describes a run in one line: when it started, its weights, its speed."""
+    weights = (record.get("description") or {}).get("weights", "unknown weights")
+    texts = [f"last run {str(record.get('started', ''))[:19].replace('T', ' ')} UTC", f"weights {weights}"]
+    if "images_to_do" in record:
+        texts.append(f"{record['images_to_do']:,} images in {record.get('seconds', 0):,.0f} s")
+    if "images_per_second" in record:
+        texts.append(f"{record['images_per_second']:.2f} images/s")
+    return ", ".join(texts)
+
+
+def _show_counts(counts: Counts) -> None:
+    """Prints the counts, a progress bar and the errors by kind."""
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("catalogued", f"{now.catalogued:,}")
-    table.add_row("done", f"{now.done:,}")
-    table.add_row("  of them failed", f"{now.failed:,}", style="red" if now.failed else "")
-    table.add_row("left", f"{now.left:,}", style="yellow" if now.left else "green")
-    if now.instances is not None:
-        table.add_row("instances", f"{now.instances:,}")
+    table.add_row("catalogued", f"{counts.catalogued:,}")
+    table.add_row("done", f"{counts.done:,}")
+    table.add_row("  of them failed", f"{counts.failed:,}", style="red" if counts.failed else "")
+    table.add_row("left", f"{counts.left:,}", style="yellow" if counts.left else "green")
+    if counts.instances is not None:
+        table.add_row("instances", f"{counts.instances:,}")
     console.print(table)
-    total = max(now.catalogued, now.done, 1)
+    total = max(counts.catalogued, counts.done, 1)
     bar = Table.grid(padding=(0, 1))
-    # Rounded down: 100 % is said only when nothing is left.
-    bar.add_row(ProgressBar(total, now.done, width=40), f"{int(1000 * now.done / total) / 10:.1f} %")
+    # Rounded down, so that 100 % means that nothing is left.
+    bar.add_row(ProgressBar(total, counts.done, width=40), f"{int(1000 * counts.done / total) / 10:.1f} %")
     console.print(bar)
-    if now.errors:
-        kinds = Table("failed", "why", box=None, pad_edge=False)
-        kinds.columns[0].justify = "right"
-        for kind, number in now.errors.items():
-            kinds.add_row(f"{number:,}", escape(kind))
-        console.print(kinds)
-
-
-def _last_run(record: dict[str, Any]) -> str:
-    """The last run in a line: when, with what, how fast."""
-    weights = (record.get("description") or {}).get("weights", "unknown weights")
-    parts = [f"last run {str(record.get('started', ''))[:19].replace('T', ' ')} UTC", f"weights {weights}"]
-    if "images_to_do" in record:
-        parts.append(f"{record['images_to_do']:,} images in {record.get('seconds', 0):,.0f} s")
-    if "images_per_second" in record:
-        parts.append(f"{record['images_per_second']:.2f} images/s")
-    return ", ".join(parts)
+    if counts.errors:
+        errors = Table("failed", "why", box=None, pad_edge=False)
+        errors.columns[0].justify = "right"
+        for kind, number in counts.errors.items():
+            errors.add_row(f"{number:,}", escape(kind))
+        console.print(errors)
 
 
 if __name__ == "__main__":

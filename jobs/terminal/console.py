@@ -1,4 +1,4 @@
-"""What every command shares: the terminal, one-line errors, JSON, storage options."""
+"""What all commands share: consoles, errors in one line, JSON, storage options."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from model import PresetError, RleError, WeightsError
-from pipeline.errors import InputError
+from pipeline.errors import InputError, OptionError
 
 console = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-USAGE = 2  # exit status for something the user can put right in the command; 1 is anything else
+USAGE = 2  # exit status of errors that the user can correct in the command; others have 1
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 StorageOptions = Annotated[
@@ -26,20 +26,22 @@ StorageOptions = Annotated[
     typer.Option(
         "--storage-option",
         metavar="KEY=VALUE",
-        help="An fsspec storage option, such as anon=true or profile=lab; s3.anon=true is for s3:// alone. May be "
-        "given several times.",
+        help="An fsspec storage option, such as anon=true or profile=lab. s3.anon=true applies to s3:// only. Repeat "
+        "it for several options.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
 def errors_to_exit(command: Command) -> Command:
-    """Ends a command with one line on stderr and exit status 1 where the input is at fault."""
+    """Reports errors of the user's input in one line on stderr, with exit status 1, or 2 for an option."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
+        except OptionError as error:
+            fail(str(error), USAGE)
         except (InputError, WeightsError, PresetError, RleError) as error:
             fail(str(error), 1)
 
@@ -53,29 +55,32 @@ def fail(message: str, status: int) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, and nothing else."""
+    """Writes one JSON document to stdout."""
     json.dump(value, sys.stdout, indent=2, default=str)
     sys.stdout.write("\n")
 
 
-def key_values(pairs: list[str] | None, hint: str) -> dict[str, Any]:
-    """`key=value` pairs as a dict; values that are JSON (true, 5, {...}) are read as such.
+def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
+    """Reads KEY=VALUE pairs. A value that is JSON (true, 5, {...}) is read as JSON, any other as text.
+
+    Args:
+        option: the name of the option, for the error.
 
     Raises:
-        typer.BadParameter: a pair without "=".
+        typer.BadParameter: a pair has no "=" or no key.
     """
-    options: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise typer.BadParameter(f"{key!r} is not KEY=VALUE", param_hint=hint)
+            raise typer.BadParameter(f"{key!r} is not KEY=VALUE", param_hint=option)
         try:
-            options[key] = json.loads(value)
+            values[key] = json.loads(value)
         except json.JSONDecodeError:
-            options[key] = value
-    return options
+            values[key] = value
+    return values
 
 
 def storage_options(pairs: list[str] | None) -> dict[str, Any]:
-    """fsspec's storage options from `--storage-option`."""
+    """Reads the values of --storage-option."""
     return key_values(pairs, "--storage-option")

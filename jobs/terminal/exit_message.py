@@ -1,7 +1,8 @@
-"""What is said of a job that could not say it: its process ended without running another line of ours.
+"""Prints a message when this process is killed.
 
-Ray's core ends the driver when its node manager dies, and the system kills what takes too much memory. A small
-process waits beside the job for the end of a pipe; if nothing came through it first, it says what happened.
+Ray's core ends the driver when its node manager dies, and the system kills processes when memory runs out. In both
+cases no more Python code of ours runs. So a small process waits at the end of a pipe. If the pipe closes before
+anything was written to it, the small process prints the message.
 """
 
 from __future__ import annotations
@@ -11,22 +12,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-WAITER = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+WATCHER = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
 
 
 @contextmanager
 def exit_message(text: str) -> Iterator[None]:
-    """Has a line said on stderr if this process ends inside the context other than by returning or raising."""
-    waiter = subprocess.Popen(
-        [sys.executable, "-S", "-c", WAITER, text],
+    """Prints a line on stderr if this process ends within the context, unless by returning or by an exception."""
+    watcher = subprocess.Popen(
+        [sys.executable, "-S", "-c", WATCHER, text],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the job
+        start_new_session=True,  # Ctrl-C must not reach it
     )
-    assert waiter.stdin
+    assert watcher.stdin
     try:
         yield
     finally:
-        waiter.stdin.write(b"ended")
-        waiter.stdin.close()
-        waiter.wait()
+        watcher.stdin.write(b"ended")
+        watcher.stdin.close()
+        watcher.wait()

@@ -1,4 +1,4 @@
-"""How a running job looks: a live panel on a terminal, a plain line every ten seconds elsewhere."""
+"""Shows a running job: a live panel on a terminal, otherwise a plain line every ten seconds."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LINE_SECONDS = 10.0
 
 
 class Display(JobObserver):
-    """Shows a job on stderr, so that stdout stays free for results. Use it as a context manager.
+    """Shows a job on stderr, because stdout is for results. Use it as a context manager.
 
     Args:
-        yes: the answer to what it would ask.
+        yes: whether to answer all questions with yes and not ask.
     """
 
     def __init__(self, yes: bool = False) -> None:
@@ -39,9 +39,9 @@ class Display(JobObserver):
             TextColumn("{task.fields[eta]}"),
             console=err,
         )
-        self._task = self._step("")
+        self._task = self._add_task("")
         self._live = Live(self._bar, console=err, refresh_per_second=4, transient=True)
-        self._began = self._last_line = 0.0
+        self._phase_start = self._last_line = 0.0  # of time.monotonic()
 
     def __enter__(self) -> Display:
         if err.is_terminal:
@@ -55,21 +55,21 @@ class Display(JobObserver):
             self._live.stop()
 
     def phase(self, text: str) -> None:
-        """A new step: a line, and a bar of unknown length."""
-        self._bar.remove_task(self._task)  # a total that was once known cannot be made unknown
-        self._task = self._step(text)
+        """Starts a phase: prints a line and shows a bar of unknown length."""
+        self._bar.remove_task(self._task)  # Rich cannot take the total from a task again
+        self._task = self._add_task(text)
         self._live.update(self._bar)
         err.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {escape(text)}", soft_wrap=True)
-        self._began = self._last_line = time.monotonic()
+        self._phase_start = self._last_line = time.monotonic()
 
     def confirm(self, question: str) -> bool:
-        """Asks on the terminal, unless it was answered on the command line; where nobody can answer it is no."""
+        """Asks on the terminal. The answer is yes with --yes, and no if stdin is not a terminal."""
         if self._yes:
             return True
         if not sys.stdin.isatty():
-            err.print(f"{escape(question)} Nobody is here to ask: answer with --yes", soft_wrap=True)
+            err.print(f"{escape(question)} This is not a terminal, so nobody can answer: use --yes", soft_wrap=True)
             return False
-        self._live.stop()  # it would draw over the question
+        self._live.stop()  # otherwise it draws over the question
         try:
             return typer.confirm(question, err=True)
         finally:
@@ -77,15 +77,15 @@ class Display(JobObserver):
                 self._live.start()
 
     def reading(self, done: int, total: int) -> None:
-        """The catalog grows."""
+        """Shows how much of the catalog is built."""
         self._bar.update(self._task, total=total, completed=done)
-        self._line(f"catalog: {done:,} of {total:,} objects")
+        self._print_line(f"catalog: {done:,} of {total:,} objects")
 
     def totals(self, totals: Totals, left: int) -> None:
-        """The plan runs."""
-        seconds = time.monotonic() - self._began
+        """Shows the counts of the running plan."""
+        seconds = time.monotonic() - self._phase_start
         rate = totals.images / seconds if seconds > 0 else 0.0
-        done = min(totals.images, left)  # what a machine that died had not handed over is done, and counted, again
+        done = min(totals.images, left)  # images lost with a node are segmented, and counted, again
         eta = f"ETA {_clock((left - done) / rate)}" if totals.images else ""
         self._bar.update(
             self._task,
@@ -94,26 +94,29 @@ class Display(JobObserver):
             rate=f"{rate:.2f} images/s" if totals.images else "",
             eta=eta,
         )
-        self._live.update(Group(self._bar, _details(totals)))
+        self._live.update(Group(self._bar, _stage_table(totals)))
         failed = sum(totals.errors.values())
-        self._line(f"{done:,} of {left:,} images, {rate:.2f} images/s, {failed} failed {eta}")
+        self._print_line(f"{done:,} of {left:,} images, {rate:.2f} images/s, {failed} failed {eta}")
 
-    def _step(self, text: str) -> TaskID:
+    def _add_task(self, text: str) -> TaskID:
         return self._bar.add_task(escape(text), total=None, rate="", eta="")
 
-    def _line(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
+        """Prints a line if this is no terminal and the last line is ten seconds old."""
         if not err.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
             err.print(f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True)
             self._last_line = time.monotonic()
 
 
-def _details(totals: Totals) -> Table:
-    """Seconds an image spends in each stage, instances, errors by kind."""
+def _stage_table(totals: Totals) -> Table:
+    """Images and seconds per image of each stage, instances, and the most frequent kinds of errors."""
     table = Table.grid(padding=(0, 2))
     for name in ("fetch", "decode", "segment", "encode"):
         if totals.passed[name]:
-            each = totals.seconds[name] / totals.passed[name]
-            table.add_row(Text(f"  {name}", style="dim"), f"{totals.passed[name]:,}", f"{each * 1000:,.0f} ms an image")
+            milliseconds = 1000 * totals.seconds[name] / totals.passed[name]
+            table.add_row(
+                Text(f"  {name}", style="dim"), f"{totals.passed[name]:,}", f"{milliseconds:,.0f} ms per image"
+            )
     table.add_row(Text("  instances", style="dim"), f"{totals.instances:,}")
     for kind, count in totals.errors.most_common(5):
         table.add_row(Text(f"  {kind}", style="yellow"), f"{count:,}")
@@ -121,6 +124,7 @@ def _details(totals: Totals) -> Table:
 
 
 def _clock(seconds: float) -> str:
+    """Seconds as M:SS or H:MM:SS."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -71,6 +71,6 @@ def test_elsewhere_a_plain_line_at_times(capsys: pytest.CaptureFixture[str], mon
         display.phase("segmenting 7 images")
         display.totals(Totals(images=3), 7)
         assert not display.confirm("Move?"), "nobody is here to say yes"
-    said = capsys.readouterr().err
-    assert "3 of 7 images" in said
-    assert "answer with --yes" in said
+    shown = capsys.readouterr().err
+    assert "3 of 7 images" in shown
+    assert "use --yes" in shown
