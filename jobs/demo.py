@@ -48,6 +48,8 @@ def demo(
 
     maskfleet demo --to demo-output
     """
+    _announce("loading PyTorch and Ray")
+    import pipeline.job  # noqa: F401 - takes seconds; the server starts afterwards
     from jobs.sample.s3_server import S3Server
 
     with _sigterm_interrupts(), S3Server() as server, _environment(server.environment):
@@ -61,9 +63,7 @@ def _run_demo(s3: S3FileSystem, to: Path, limit: int | None, as_json: bool) -> N
     from pipeline.storage import place
 
     images = sorted((DATA / "images").iterdir())[:limit]
-    _announce(
-        f"a real S3 server is up at {s3.endpoint_url}; uploading {len(images)} images: two tar shards, the rest as files"
-    )
+    _announce(f"a real S3 server is up at {s3.endpoint_url}; uploading {len(images)} images: two tar shards, and files")
     _upload(s3, images)
     output = place("s3://demo/masks")
     _segment([p for p in ("s3://demo/shards", "s3://demo/plates") if s3.exists(p)], output.url)
