@@ -138,7 +138,7 @@ def _as_arguments(path: Path, key: str, value: Any) -> Any:
     if value is None or not _is_mapping(CONFIG_FIELDS[key]):
         return value
     if not isinstance(value, dict):
-        raise typer.BadParameter(f"{path}: {key} must be a mapping of preset fields, such as {{min_size: 512}}")
+        raise typer.BadParameter(f"{path}: {key} is a mapping of preset fields, such as {{min_size: 512}}")
     return [f"{name}={json.dumps(setting)}" for name, setting in value.items()]
 
 
