@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import evaluate, query, status
+from jobs.sample import DATA
 from jobs.terminal.console import AsJson, console, err, errors_to_exit, print_json
 
 if TYPE_CHECKING:
     from s3fs import S3FileSystem
 
-DATA = Path(__file__).parent / "demo_data"
 SHARDED = 32  # images that go into two tar shards; the others are uploaded as single files
 QUERY = """
 select regexp_extract(uri, '[^/#]+$')[:12] as image, count(*) as nuclei, round(avg(area)) as mean_area,

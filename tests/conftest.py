@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 from s3fs import S3FileSystem
 
-from jobs.demo import DATA
+from jobs.sample import DATA
 from jobs.sample.s3_server import S3Server
 
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")

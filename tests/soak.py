@@ -31,7 +31,7 @@ from support.faults.jobs import Job, end, raylets, run, workers
 from support.faults.nodes import Nodes
 from support.faults.proxy import Faults, Proxy
 
-from jobs.demo import DATA
+from jobs.sample import DATA
 from jobs.sample.s3_server import S3Server
 from pipeline.storage import Place
 

@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 from torch import Tensor
 
-from jobs.demo import DATA
+from jobs.sample import DATA
 from jobs.terminal.console import USAGE, AsJson, console, err, errors_to_exit, fail, print_json
 from model import MaskRCNN, load_model, rle
 from model.layers.rpn import propose

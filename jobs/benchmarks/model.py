@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
 from jobs.benchmarks.timing import alternate, ratio
-from jobs.demo import DATA
+from jobs.sample import DATA
 from jobs.terminal.console import USAGE, AsJson, console, errors_to_exit, fail, print_json
 from model import Checkpoint, MaskRCNN, Preset, load_model, read_checkpoint, rle
 from model.inference.memory import keep_freed_memory

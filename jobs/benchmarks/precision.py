@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from jobs.benchmarks.model import torchvision_of
-from jobs.demo import DATA
+from jobs.sample import DATA
 from jobs.terminal.console import AsJson, console, err, errors_to_exit, print_json
 from model import MaskRCNN, load_model, mask_rcnn, rle
 from model.layers import rpn

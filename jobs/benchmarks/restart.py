@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.demo import DATA
+from jobs.sample import DATA
 from jobs.terminal.console import AsJson, console, err, errors_to_exit, print_json
 
 LARGEST = 60_000  # bytes of the demo's pictures that are taken: the small ones, so that many can be done

@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 from rich.filesize import decimal
 
-from jobs.demo import DATA
+from jobs.sample import DATA
 from jobs.terminal.console import AsJson, console, err, errors_to_exit, print_json
 from jobs.terminal.live_display import Display
 from model.masks.tile_grid import Tiling

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from jobs.demo import DATA
 from jobs.main import app
+from jobs.sample import DATA
 from jobs.train import measure
 from model import load_model, read_checkpoint
 from model.checkpoints.architectures import SMALL

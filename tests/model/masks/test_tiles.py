@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from jobs.demo import DATA
+from jobs.sample import DATA
 from model import Detections, MaskRCNN, load_model, rle
 from model.masks.tile_grid import Tiling
 from model.masks.tile_merging import Instances, join
