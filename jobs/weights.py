@@ -14,7 +14,7 @@ from rich.text import Text
 from jobs.terminal.console import USAGE, AsJson, console, errors_to_exit, fail, print_json
 from model import Checkpoint, read_checkpoint, shipped_names
 from model.checkpoints.checkpoint import SHIPPED
-from model.checkpoints.files import shown
+from model.checkpoints.files import redact
 from model.checkpoints.published import PUBLISHED
 from model.checkpoints.save import write_checkpoint
 from model.load import build
@@ -96,7 +96,7 @@ def convert(
         fail(f"{to} is already there; --overwrite replaces it", USAGE)
     checkpoint = read_checkpoint(source)
     build(checkpoint, checkpoint.preset)  # every key and shape fits
-    provenance = checkpoint.provenance | {"source": Path(shown(source)).name, "source_sha256": checkpoint.digest}
+    provenance = checkpoint.provenance | {"source": Path(redact(source)).name, "source_sha256": checkpoint.digest}
     write_checkpoint(to, checkpoint.state, checkpoint.preset, provenance, half=half)
     content = summary(read_checkpoint(to), str(to)) | {"family": checkpoint.preset.family}
     if as_json:

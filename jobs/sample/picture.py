@@ -1,4 +1,4 @@
-"""A picture of results: images in a grid, each instance filled and outlined in a colour of its own."""
+"""Draws results: a grid of images in which each instance is filled and outlined in a different colour."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pipeline.images.decoder import open_image, to_rgb
 from pipeline.storage import Place
 
 TILE, GAP = 320, 8  # pixels
-CANDIDATES = 64  # images among which to choose
+CANDIDATES = 64  # images from which the drawn ones are chosen
 MAX_PIXELS = 100_000_000
 BACKGROUND = (18, 18, 22)
-GOLDEN = 0.618034  # steps of the hue that never come near one another
+HUE_STEP = 0.618034  # the golden ratio's fraction: multiples of it spread evenly over the hues
 
 
 @dataclass(frozen=True)
-class Result:
-    """One segmented image."""
+class SegmentedImage:
+    """An image with its instances, highest score first."""
 
     image_id: int
     height: int
@@ -35,66 +35,69 @@ class Result:
 
 
 def draw(output: Place, to: Path, columns: int = 4, rows: int = 3, min_score: float = 0.5) -> int:
-    """Writes a PNG of some results, as unlike as possible, from few instances to many.
+    """Writes a PNG of some results, chosen to be as different as possible, ordered by number of instances.
 
     Args:
-        to: the file; its folder is made.
-        min_score: instances below it are not drawn.
-
-    Raises:
-        InputError: there are no results, or none with an instance.
+        output: the output of a job.
+        to: the file to write. Its folder is created.
+        columns: maximum number of images in a row.
+        rows: maximum number of rows.
+        min_score: instances with a lower score are not drawn.
 
     Returns:
-        Instances drawn.
+        The number of instances drawn.
+
+    Raises:
+        InputError: No instance has such a score.
     """
     results = _candidates(output, min_score)
     if not results:
         raise InputError(f"{output.url}: no instance scores {min_score} or more, so there is nothing to draw")
     images = [to_rgb(open_image(data, MAX_PIXELS)) for data in image_bytes(output, [r.image_id for r in results])]
-    chosen = _varied(results, images, columns * rows)
-    tiles = [tile(images[i], results[i]) for i in chosen]
+    chosen = _choose(results, images, columns * rows)
+    tiles = [draw_tile(images[i], results[i]) for i in chosen]
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, rows * (TILE + GAP) + GAP), BACKGROUND)
-    for i, image in enumerate(tiles):
-        sheet.paste(image, (GAP + i % columns * (TILE + GAP), GAP + i // columns * (TILE + GAP)))
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (GAP + i % columns * (TILE + GAP), GAP + i // columns * (TILE + GAP)))
     to.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(to)
     return sum(len(results[i].rle) for i in chosen)
 
 
-def tile(pixels: np.ndarray, result: Result) -> Image.Image:
-    """One image, uint8 (H, W, 3), with its instances drawn, its centre cropped to a square tile."""
+def draw_tile(pixels: np.ndarray, result: SegmentedImage) -> Image.Image:
+    """Draws the instances of an image, uint8 (H, W, 3), and crops the centre to a square tile."""
     height, width = result.height, result.width
     scale = TILE / min(height, width)
     size = (max(TILE, round(width * scale)), max(TILE, round(height * scale)))
     canvas = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
     for i, counts in enumerate(result.rle):
-        mask = coco_mask.decode({"size": [height, width], "counts": counts})
-        paint(canvas, np.asarray(Image.fromarray(mask * 255).resize(size, Image.Resampling.BILINEAR)) > 127, colour(i))
+        mask = Image.fromarray(coco_mask.decode({"size": [height, width], "counts": counts}) * 255)
+        paint_mask(canvas, np.asarray(mask.resize(size, Image.Resampling.BILINEAR)) > 127, colour(i))
     left, top = (size[0] - TILE) // 2, (size[1] - TILE) // 2
     return Image.fromarray(canvas[top : top + TILE, left : left + TILE].round().astype(np.uint8))
 
 
-def paint(canvas: np.ndarray, mask: np.ndarray, rgb: Sequence[float]) -> None:
-    """Fills a bool (H, W) mask lightly and draws its border, on a float32 (H, W, 3) canvas, in place."""
+def paint_mask(canvas: np.ndarray, mask: np.ndarray, rgb: Sequence[float]) -> None:
+    """Fills a bool (H, W) mask lightly and draws its 2-pixel border, on a float32 (H, W, 3) canvas, in place."""
     inside = mask.copy()
-    for _ in range(2):  # the border is two pixels wide
-        fenced = np.pad(inside, 1, constant_values=False)
-        inside = inside & fenced[:-2, 1:-1] & fenced[2:, 1:-1] & fenced[1:-1, :-2] & fenced[1:-1, 2:]
+    for _ in range(2):  # erodes by one pixel
+        padded = np.pad(inside, 1, constant_values=False)
+        inside = inside & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     canvas[inside] = 0.72 * canvas[inside] + 0.28 * np.asarray(rgb, np.float32)
     canvas[mask & ~inside] = rgb
 
 
 def colour(i: int) -> tuple[float, ...]:
-    """The i-th of endlessly many bright colours, 0..255."""
-    return tuple(255 * c for c in colorsys.hsv_to_rgb(i * GOLDEN % 1, 0.75, 1.0))
+    """Returns the i-th of an endless series of bright colours, RGB 0..255."""
+    return tuple(255 * c for c in colorsys.hsv_to_rgb(i * HUE_STEP % 1, 0.75, 1.0))
 
 
-def _varied(results: Sequence[Result], images: Sequence[np.ndarray], count: int) -> list[int]:
-    """Indices of results as unlike as possible in colour and number of instances, few instances first.
+def _choose(results: Sequence[SegmentedImage], images: Sequence[np.ndarray], count: int) -> list[int]:
+    """Chooses results that differ most in colour and number of instances, and returns their indices, fewest first.
 
-    Farthest-point sampling: each choice is the one farthest from all that were chosen before it.
+    This is farthest-point sampling: each choice is the one farthest from all earlier choices.
     """
     features = np.array(
         [[np.log1p(len(r.rle)) / 2, *(p.mean((0, 1)) / 85)] for r, p in zip(results, images, strict=True)]
@@ -106,11 +109,11 @@ def _varied(results: Sequence[Result], images: Sequence[np.ndarray], count: int)
     return sorted(chosen, key=lambda i: len(results[i].rle))
 
 
-def _candidates(output: Place, min_score: float) -> list[Result]:
-    """Up to `CANDIDATES` images with instances, the same ones every time."""
+def _candidates(output: Place, min_score: float) -> list[SegmentedImage]:
+    """Returns up to `CANDIDATES` images with instances, in a fixed order."""
     query = """
         select i.image_id, any_value(i.height), any_value(i.width), list(n.rle order by n.score desc)
         from images i join instances n using (image_id) where n.score >= ?
         group by i.image_id order by i.image_id limit ?
     """
-    return [Result(*row) for row in connect(output).execute(query, [min_score, CANDIDATES]).fetchall()]
+    return [SegmentedImage(*row) for row in connect(output).execute(query, [min_score, CANDIDATES]).fetchall()]

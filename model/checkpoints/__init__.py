@@ -1,4 +1,5 @@
-"""Reading and writing checkpoints: our own files, and those of torchvision, detectron2 and mmdetection.
+"""Reads and writes checkpoints: our own files, and those of torchvision, detectron2 and mmdetection.
 
-A file is only ever read as tensors and plain values; nothing in it is executed.
+Each family has a module that converts its files to our layout, and `checkpoint.FAMILIES` lists the families. Import
+modules by path: most of them load PyTorch, but `shipped` and `published` do not.
 """

@@ -1,8 +1,8 @@
-"""Reads a checkpoint of any family.
+"""Reads a checkpoint: finds the file, recognises its family, and converts it to our layout.
 
-A checkpoint is a shipped name, a published one, a path, or a URI that fsspec can open. Our own files are
-safetensors with the preset in the metadata; torchvision's, detectron2's and mmdetection's are recognised by
-their keys. A file is only ever read as tensors: nothing in it is executed.
+A checkpoint is a shipped name, a published name, a path, or a URI that fsspec can open. Our own files are safetensors
+with the preset in the metadata. Files of other frameworks are recognised by their keys. A file is read only as
+tensors and plain values: nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -17,24 +17,31 @@ from typing import Any
 
 from torch import Tensor
 
-from model.checkpoints.detectron2 import from_detectron2, is_detectron2, parse_config
-from model.checkpoints.files import Content, beside, parse, read_bytes, shown
-from model.checkpoints.mmdetection import from_mmdetection, is_mmdetection, style_of
+from model.checkpoints.detectron2 import DETECTRON2
+from model.checkpoints.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
+from model.checkpoints.file_formats import ParsedFile, parse_file
+from model.checkpoints.files import read_bytes, read_sibling, redact
+from model.checkpoints.mmdetection import MMDETECTION
 from model.checkpoints.published import PUBLISHED, fetch_published
-from model.checkpoints.torchvision import modernise, preset_of
+from model.checkpoints.shipped import SHIPPED, shipped_names
+from model.checkpoints.torchvision import TORCHVISION
 from model.errors import PresetError, WeightsError
 from model.preset import Preset
 
-SHIPPED = Path(__file__).parents[1] / "weights"
+# To add a family, write a module with a `CheckpointFamily` and list it here. The first that recognises the keys
+# converts the file. torchvision comes last because it accepts any keys and reports those that are missing.
+FAMILIES: tuple[CheckpointFamily, ...] = (DETECTRON2, MMDETECTION, TORCHVISION)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read: tensors by torchvision's names, what they are, and where they came from.
+    """The content of a checkpoint in our layout.
 
     Attributes:
+        state: tensors under torchvision's names; floating-point tensors are float32.
+        preset: architecture, conventions, thresholds and classes.
         digest: sha256 of the file, hex.
-        provenance: how it was made, as the file says; empty if it does not.
+        provenance: how the weights were made, as the file says; empty if it does not.
     """
 
     state: dict[str, Tensor]
@@ -43,59 +50,43 @@ class Checkpoint:
     provenance: dict[str, Any]
 
 
-def shipped_names() -> list[str]:
-    """Checkpoints that come with the package."""
-    return sorted(p.stem for p in SHIPPED.glob("*.safetensors"))
-
-
 def read_checkpoint(weights: str | os.PathLike[str], storage: Mapping[str, Any] | None = None) -> Checkpoint:
-    """Reads a checkpoint's tensors and preset; one of another family is brought into our layout.
+    """Reads a checkpoint, and converts it to our layout if another framework wrote it.
 
     Args:
         weights: a shipped name, a path or a URI; "coco" or "coco-v2" for torchvision's published weights.
-        storage: fsspec's options for the store of a URI, beyond what the environment says.
+        storage: fsspec's storage options for a URI. The environment supplies the rest.
 
     Raises:
-        WeightsError: there is none, it is no checkpoint, or of a layout this version does not know.
+        WeightsError: The file does not exist, is not a checkpoint, or does not fit any family.
     """
-    location = _location(str(weights))
+    location = _locate(str(weights))
     data = read_bytes(location, storage)
-    digest = hashlib.sha256(data).hexdigest()
-    content = parse(data, shown(location))
-    provenance = _provenance(content.metadata.get("provenance", "{}"), location)
+    file = parse_file(data, redact(location))
+    provenance = _parse_provenance(file.metadata.get("provenance", "{}"), location)
     try:
-        if preset_json := content.metadata.get("preset"):
-            state, preset = content.state, Preset.from_json(preset_json)
+        if preset_json := file.metadata.get("preset"):
+            state, preset = file.state, Preset.from_json(preset_json)
         else:
-            state, preset, provenance = _imported(content, location, storage)
+            converted = _convert(file, location, storage)
+            state, preset, provenance = converted.state, converted.preset, converted.provenance
     except (WeightsError, PresetError) as error:
-        raise WeightsError(f"{shown(location)}: {error}") from None
+        raise WeightsError(f"{redact(location)}: {error}") from None
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    return Checkpoint(state, preset, digest, provenance)
+    return Checkpoint(state, preset, hashlib.sha256(data).hexdigest(), provenance)
 
 
-def _imported(
-    content: Content, location: str, storage: Mapping[str, Any] | None
-) -> tuple[dict[str, Tensor], Preset, dict[str, Any]]:
-    """Tensors and preset of a foreign checkpoint, recognised by its keys, and what was taken for granted."""
-    name = location.rstrip("/").rpartition("/")[2]
-    if is_detectron2(content.state):
-        found = beside(location, [f"{name.rpartition('.')[0]}.yaml", "config.yaml"], storage)
-        config = parse_config(found[1], found[0]) if found else None
-        said = f"conventions of {found[0]}" if found else "no config.yaml beside it: conventions of the model zoo"
-        return *from_detectron2(content.state, config), {"imported_from": "detectron2", "note": said}
-    if is_mmdetection(content.state):
-        style = style_of(content.meta, name)
-        said = f"style {style}; conventions of the published configs"
-        return *from_mmdetection(content.state, content.meta, name), {"imported_from": "mmdetection", "note": said}
-    state = modernise(content.state)
-    preset = preset_of(state)
-    said = "bn_eps 0, as torchvision's COCO weights and their descendants have it; from ImageNet weights it is 1e-5"
-    return state, preset, {"note": said} if preset.frozen_bn and not preset.bn_eps else {}
+def _convert(file: ParsedFile, location: str, storage: Mapping[str, Any] | None) -> ConvertedCheckpoint:
+    """Converts a file of another framework with the first family that recognises its keys."""
+    filename = location.rstrip("/").rpartition("/")[2]
+    family = next(family for family in FAMILIES if family.recognises(file.state))
+    return family.convert(
+        ForeignCheckpoint(filename, file.state, file.meta, lambda names: read_sibling(location, names, storage))
+    )
 
 
-def _location(weights: str) -> str:
-    """Where the file of a shipped name, a published name, a path or a URI is."""
+def _locate(weights: str) -> str:
+    """Returns the path or URI of a shipped name, a published name, a path or a URI."""
     if weights in shipped_names():
         return str(SHIPPED / f"{weights}.safetensors")
     if weights in PUBLISHED:
@@ -108,7 +99,7 @@ def _location(weights: str) -> str:
     return weights
 
 
-def _provenance(text: str, location: str) -> dict[str, Any]:
+def _parse_provenance(text: str, location: str) -> dict[str, Any]:
     try:
         provenance = json.loads(text)
     except json.JSONDecodeError:

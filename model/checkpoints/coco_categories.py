@@ -1,8 +1,8 @@
-"""The categories of COCO (Lin et al. 2014, arXiv:1405.0312) by id; 80 of the ids up to 90 are in use."""
+"""The categories of COCO by id (Lin et al. 2014, arXiv:1405.0312). COCO uses 80 of the ids from 1 to 90."""
 
 from __future__ import annotations
 
-COCO_OUTPUTS = 91  # of torchvision's COCO checkpoints: output i is COCO category id i, ten of them unused
+COCO_OUTPUTS = 91  # of torchvision's COCO checkpoints: output i is category id i, 0 the background, ten unused
 COCO_CLASSES = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck",
     9: "boat", 10: "traffic light", 11: "fire hydrant", 13: "stop sign", 14: "parking meter", 15: "bench",

@@ -1,7 +1,7 @@
-"""mmdetection's Mask R-CNN with an FPN (R-50, R-101; `pytorch` and `caffe` styles): names and conventions.
+"""mmdetection's Mask R-CNN with an FPN (R-50 and R-101, styles `pytorch` and `caffe`): keys and conventions.
 
-The conventions are those of mmdetection's published configs, checked by hand-computed cases; nothing here
-was compared with mmdetection itself.
+The conventions are those of mmdetection's published configs. Tests check them with hand-computed cases, not
+against mmdetection itself.
 """
 
 from __future__ import annotations
@@ -11,12 +11,20 @@ import re
 from typing import Any
 
 from model.checkpoints.coco_categories import COCO_CLASSES
-from model.checkpoints.key_mapping import Rename, State, background_first, classes, renamed, rgb_first
-from model.checkpoints.torchvision import architecture_of
+from model.checkpoints.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
+from model.checkpoints.key_mapping import (
+    KeyRule,
+    State,
+    class_fields,
+    convert_bgr_to_rgb,
+    move_background_first,
+    rename_keys,
+)
+from model.checkpoints.torchvision import infer_architecture
 from model.preset import Preset
 
 _IGNORED = re.compile(r"^data_preprocessor\.")
-_RULES: list[Rename] = [
+KEY_RULES: list[KeyRule] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^backbone\.(conv1|bn1|layer[1234])\.(.*)$", r"backbone.body.\1.\2"),
@@ -34,57 +42,40 @@ _RULES: list[Rename] = [
         (r"^roi_head\.mask_head\.conv_logits\.(weight|bias)$", r"roi_heads.mask_predictor.mask_fcn_logits.\1"),
     )
 ]
-
-
-def is_mmdetection(state: State) -> bool:
-    """Whether these are mmdetection's keys."""
-    return any(key.startswith("rpn_head.") for key in state)
-
-
-def style_of(meta: dict[str, Any], filename: str) -> str:
-    """ "pytorch" or "caffe": what the config in the checkpoint says, else the file's name; else pytorch."""
-    config = str(meta.get("config") or meta.get("cfg") or "")
-    if found := re.search(r"""style\\?['"]?\s*[=:]\s*\\?['"](pytorch|caffe)""", config):
-        return found[1]
-    return "caffe" if "caffe" in filename else "pytorch"
-
-
-def class_names(meta: dict[str, Any]) -> tuple[str, ...]:
-    """The dataset's class names, where the checkpoint has them; as COCO writes them (old versions: "hot_dog")."""
-    names = tuple(str(n) for n in meta.get("CLASSES") or (meta.get("dataset_meta") or {}).get("classes") or ())
-    spaced = tuple(name.replace("_", " ") for name in names)
-    return spaced if spaced == tuple(COCO_CLASSES.values()) else names
+_MEAN_RGB = (123.675, 116.28, 103.53)  # of pixels in 0..255; the configs of both styles have them
+_STD_RGB = {"pytorch": (58.395, 57.12, 57.375), "caffe": (1.0, 1.0, 1.0)}
 
 
 def from_mmdetection(state: State, meta: dict[str, Any], filename: str) -> tuple[State, Preset]:
-    """The tensors in our layout, and the preset.
+    """Converts mmdetection's tensors to our layout.
+
+    Args:
+        state: tensors by mmdetection's names.
+        meta: "meta" of the checkpoint file.
+        filename: name of the file, which may tell the style.
+
+    Returns:
+        The tensors under torchvision's names, and the preset.
 
     Raises:
-        WeightsError: not a Mask R-CNN with an FPN.
+        WeightsError: The checkpoint is not a Mask R-CNN with an FPN.
     """
-    state = renamed(state, _RULES, _IGNORED)
-    shape = architecture_of(state)
-    state = background_first(state)
-    caffe = style_of(meta, filename) == "caffe"
-    if caffe:
-        state = rgb_first(state)
-    number = len(state["roi_heads.box_predictor.cls_score.weight"]) - 1
-    names = class_names(meta)
-    labels: dict[str, Any] = classes(number)
-    if len(names) == number and names != labels["categories"]:
-        labels = {"category_ids": tuple(range(1, number + 1)), "categories": names}
-    std = (1.0, 1.0, 1.0) if caffe else (58.395, 57.12, 57.375)
-    mean = (123.675, 116.28, 103.53)
+    state = rename_keys(state, KEY_RULES, _IGNORED)
+    architecture = infer_architecture(state)
+    state = move_background_first(state)
+    style = backbone_style(meta, filename)
+    if style == "caffe":
+        state = convert_bgr_to_rgb(state)
     preset = Preset().replace(
-        **shape,
-        **labels,
+        **architecture,
+        **_class_fields(len(state["roi_heads.box_predictor.cls_score.weight"]) - 1, meta),
         family="mmdetection",
-        stride_on_1x1=caffe,
-        mean=tuple(v / 255 for v in mean),
-        std=tuple(v / 255 for v in std),
+        stride_on_1x1=style == "caffe",
+        mean=tuple(v / 255 for v in _MEAN_RGB),
+        std=tuple(v / 255 for v in _STD_RGB[style]),
         anchor_rounding=False,
         anchor_stride="nominal",
-        rpn_min_size=1e-30,  # "not empty"
+        rpn_min_size=1e-30,  # keeps all boxes that are not empty
         min_box=1e-30,
         box_clamp=abs(math.log(16 / 1000)),
         box_clamp_low=math.log(16 / 1000),
@@ -99,3 +90,43 @@ def from_mmdetection(state: State, meta: dict[str, Any], filename: str) -> tuple
         resize="rounded",
     )
     return state, preset
+
+
+def backbone_style(meta: dict[str, Any], filename: str) -> str:
+    """Returns the style of the ResNet, "pytorch" or "caffe".
+
+    The config inside the checkpoint decides, then the file name. Without either the style is "pytorch".
+    """
+    config = str(meta.get("config") or meta.get("cfg") or "")
+    if match := re.search(r"""style\\?['"]?\s*[=:]\s*\\?['"](pytorch|caffe)""", config):
+        return match[1]
+    return "caffe" if "caffe" in filename else "pytorch"
+
+
+def _class_names(meta: dict[str, Any]) -> tuple[str, ...]:
+    """Returns the dataset's class names from the checkpoint, with COCO's spelt as in COCO, or nothing."""
+    names = tuple(str(n) for n in meta.get("CLASSES") or (meta.get("dataset_meta") or {}).get("classes") or ())
+    spaced = tuple(name.replace("_", " ") for name in names)  # old versions write "hot_dog"
+    return spaced if spaced == tuple(COCO_CLASSES.values()) else names
+
+
+def _class_fields(number: int, meta: dict[str, Any]) -> dict[str, Any]:
+    """Returns the class fields of the preset, with the names in the checkpoint if there are as many."""
+    names, fields = _class_names(meta), class_fields(number)
+    if len(names) == number and names != fields["categories"]:
+        return {"category_ids": tuple(range(1, number + 1)), "categories": names}
+    return fields
+
+
+def _recognises(state: State) -> bool:
+    return any(key.startswith("rpn_head.") for key in state)
+
+
+def _convert(checkpoint: ForeignCheckpoint) -> ConvertedCheckpoint:
+    style = backbone_style(checkpoint.meta, checkpoint.filename)
+    state, preset = from_mmdetection(checkpoint.state, checkpoint.meta, checkpoint.filename)
+    note = f"style {style}; conventions of the published configs"
+    return ConvertedCheckpoint(state, preset, {"imported_from": "mmdetection", "note": note})
+
+
+MMDETECTION = CheckpointFamily("mmdetection", _recognises, _convert)

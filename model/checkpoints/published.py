@@ -1,4 +1,4 @@
-"""torchvision's published COCO weights: fetched once, checked, kept in torch's own cache folder."""
+"""Downloads torchvision's published COCO weights once, verifies them, and keeps them in PyTorch's cache."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import torch
-
 from model.errors import WeightsError
 
 PUBLISHED = {
     "coco": "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
     "coco-v2": "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
 }
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes
 
 
 def fetch_published(name: str) -> Path:
-    """The local file of published weights, downloaded if it is not in the cache.
+    """Returns the local file of published weights, and downloads it if it is not in the cache.
 
-    The cache is where torchvision keeps them too: `$TORCH_HOME/hub/checkpoints`, by default below
-    `~/.cache/torch`. The first eight hex digits of the file's sha256 are in its name, as PyTorch publishes it.
+    The cache is the folder that torchvision uses too: `$TORCH_HOME/hub/checkpoints`, by default below
+    `~/.cache/torch`. PyTorch puts the first eight hex digits of a file's sha256 in its name; they are verified.
+
+    Args:
+        name: a key of `PUBLISHED`.
 
     Raises:
-        WeightsError: no connection, or the file is not the published one.
+        WeightsError: The download fails, or the file is not the published one.
     """
+    import torch.hub
+
     url = PUBLISHED[name]
     filename = url.rpartition("/")[2]
     target = Path(torch.hub.get_dir()) / "checkpoints" / filename
-    if target.is_file() and _matches(target):
+    if target.is_file() and _has_digest_in_name(target, filename):
         return target
     remedy = f"download {url} on a machine with internet and give --weights the path of the file"
     try:
@@ -47,8 +50,8 @@ def fetch_published(name: str) -> Path:
                 with urllib.request.urlopen(url, timeout=60) as response:
                     shutil.copyfileobj(response, part, CHUNK)
                 part.close()
-                if not _matches(path, filename):
-                    raise WeightsError(f"what {url} sent is not the published file (its sha256 differs): {remedy}")
+                if not _has_digest_in_name(path, filename):
+                    raise WeightsError(f"{url} did not send the published file (its sha256 differs): {remedy}")
                 os.replace(path, target)
             finally:
                 path.unlink(missing_ok=True)
@@ -57,9 +60,9 @@ def fetch_published(name: str) -> Path:
     return target
 
 
-def _matches(path: Path, name: str | None = None) -> bool:
-    """Whether a file's sha256 begins with the digits in its name."""
-    digits = re.search(r"-([0-9a-f]{8,})\.", name or path.name)
+def _has_digest_in_name(path: Path, filename: str) -> bool:
+    """Whether the sha256 of a file begins with the digits in its published name."""
+    digits = re.search(r"-([0-9a-f]{8,})\.", filename)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(CHUNK):

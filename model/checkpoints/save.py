@@ -1,4 +1,4 @@
-"""Writing a checkpoint of our own: safetensors, with the preset and the provenance in its metadata."""
+"""Writes checkpoints in our format: safetensors with the preset and the provenance in the metadata."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ def write_checkpoint(
     provenance: dict[str, Any],
     half: bool = True,
 ) -> None:
-    """Writes tensors, in half precision if asked, except statistics of batch normalisation.
-
-    A variance can be smaller or larger than float16 holds; a weight that matters is neither.
+    """Writes a checkpoint.
 
     Args:
-        state: by torchvision's names; counters of batches are left out.
-        provenance: how the weights were made; must be JSON.
+        path: the file to write.
+        state: tensors under torchvision's names. Batch counters (`num_batches_tracked`) are left out.
+        preset: architecture, conventions and classes.
+        provenance: how the weights were made, as JSON values.
+        half: store weights as float16. Statistics of batch normalisation stay float32, because a variance can
+            be outside the range of float16.
 
     Raises:
-        WeightsError: the file cannot be written.
+        WeightsError: The file cannot be written.
     """
     tensors = {}
     for key, value in state.items():

@@ -1,4 +1,4 @@
-"""torchvision's state dicts: old key names made new, and the preset read off the shapes."""
+"""torchvision's Mask R-CNN: renames the keys of old versions and infers the preset from the shapes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 from model.checkpoints.coco_categories import COCO_CLASSES, COCO_OUTPUTS
-from model.checkpoints.key_mapping import Rename, State, check_dimensions, renamed
+from model.checkpoints.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
+from model.checkpoints.key_mapping import KeyRule, State, check_dimensions, rename_keys
 from model.preset import Preset
 
-_RENAMES: list[Rename] = [
+KEY_RULES: list[KeyRule] = [  # from before torchvision wrapped its convolutions in blocks
     (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
     (re.compile(r"^rpn\.head\.conv\.(weight|bias)$"), r"rpn.head.conv.0.0.\1"),
     *(
@@ -18,7 +19,7 @@ _RENAMES: list[Rename] = [
     ),
 ]
 _BOX_CONV = r"roi_heads\.box_head\.(\d+)\.0\."
-_PREDICTORS = {
+_PREDICTOR_DIMENSIONS = {
     f"roi_heads.{predictor}.{kind}": dimensions if kind == "weight" else 1
     for predictor, dimensions in (
         ("box_predictor.cls_score", 2),
@@ -27,42 +28,54 @@ _PREDICTORS = {
     )
     for kind in ("weight", "bias")
 }
+_ZERO_EPS_NOTE = (
+    "bn_eps 0, as in torchvision's COCO weights and what was fine-tuned from them; from ImageNet it is 1e-5"
+)
 
 
-def modernise(state: State) -> State:
-    """The same tensors under the names torchvision writes today.
+def rename_old_keys(state: State) -> State:
+    """Renames the keys of old torchvision versions to the present ones.
 
     Raises:
-        WeightsError: a tensor is there under both names.
+        WeightsError: A tensor exists under both names.
     """
-    return renamed(state, _RENAMES)
+    return rename_keys(state, KEY_RULES)
 
 
-def preset_of(state: State) -> Preset:
-    """Architecture and classes, read off the shapes; the rest is torchvision's default.
+def infer_preset(state: State) -> Preset:
+    """Infers architecture and classes from the shapes. All other fields have torchvision's defaults.
 
-    Anchor sizes, input size and thresholds leave no trace in a state dict: where they differ from the
-    default, pass them to `load_model`.
+    Anchor sizes, input size and thresholds leave no trace in a state dict. Where they differ from the
+    defaults, pass them to `load_model`.
+
+    Args:
+        state: tensors under torchvision's present names.
 
     Raises:
-        WeightsError: these are not the keys of a torchvision Mask R-CNN.
+        WeightsError: The keys are not those of a torchvision Mask R-CNN.
     """
-    shape = architecture_of(state)
-    outputs = len(state["roi_heads.box_predictor.cls_score.weight"])
-    ids, names = _classes(outputs)
-    # torchvision sets the epsilon to zero where it loads its own COCO weights, of which there are only R-50
-    # ones with frozen normalisation; fine-tuned descendants keep it. Anything else has PyTorch's default.
-    published = shape["frozen_bn"] and shape["bottleneck"] and shape["blocks"] == (3, 4, 6, 3)
-    published = published and (shape["trunk_widths"][3], shape["groups"]) == (512, 1)
-    return Preset().replace(**shape, bn_eps=0.0 if published else 1e-5, category_ids=ids, categories=names)
+    architecture = infer_architecture(state)
+    ids, names = _classes(len(state["roi_heads.box_predictor.cls_score.weight"]))
+    # torchvision sets the epsilon to zero when it loads its COCO weights. These exist only for an R-50 with
+    # frozen normalisation, and networks fine-tuned from them keep the zero. All others have PyTorch's default.
+    resnet50 = architecture["bottleneck"] and architecture["blocks"] == (3, 4, 6, 3)
+    resnet50 = resnet50 and (architecture["trunk_widths"][3], architecture["groups"]) == (512, 1)
+    bn_eps = 0.0 if resnet50 and architecture["frozen_bn"] else 1e-5
+    return Preset().replace(**architecture, bn_eps=bn_eps, category_ids=ids, categories=names)
 
 
-def architecture_of(state: State) -> dict[str, Any]:
-    """The fields of a preset that can be read off the shapes of tensors under torchvision's names.
+def infer_architecture(state: State) -> dict[str, Any]:
+    """Infers the preset fields that the shapes determine.
+
+    Args:
+        state: tensors under torchvision's names.
+
+    Returns:
+        Values by field of `Preset`.
 
     Raises:
-        WeightsError: keys that this takes, or predictors, are missing or have other numbers of dimensions; all
-            of them are named.
+        WeightsError: Keys that this function reads, or predictors, are missing or have other numbers of
+            dimensions. The message names all of them.
     """
     blocks = tuple(_count(state, rf"backbone\.body\.layer{s}\.(\d+)\.") for s in (1, 2, 3, 4))
     bottleneck = any(re.match(r"backbone\.body\.layer\d\.\d+\.conv3\.", k) for k in state)
@@ -73,8 +86,8 @@ def architecture_of(state: State) -> dict[str, Any]:
     stem, inner_block = "backbone.body.conv1.weight", "backbone.fpn.inner_blocks.0.0.weight"
     upsample = "roi_heads.mask_predictor.conv5_mask.weight"
     convolutions = (stem, *inner, *last, inner_block, "rpn.head.cls_logits.weight", *masks, upsample)
-    check_dimensions(state, dict.fromkeys(convolutions, 4) | _box_head_dimensions(state) | _PREDICTORS)
-    wide, grouped = state[inner[0]].shape[:2]
+    check_dimensions(state, dict.fromkeys(convolutions, 4) | _box_head_dimensions(state) | _PREDICTOR_DIMENSIONS)
+    width, width_of_group = state[inner[0]].shape[:2]
     return {
         "name": f"mask_rcnn_{'-'.join(map(str, blocks))}",
         "blocks": blocks,
@@ -82,7 +95,7 @@ def architecture_of(state: State) -> dict[str, Any]:
         "trunk_widths": tuple(state[k].shape[0] for k in inner),
         "stem": state[stem].shape[0],
         "bottleneck": bottleneck,
-        "groups": wide // grouped if bottleneck else 1,
+        "groups": width // width_of_group if bottleneck else 1,
         "frozen_bn": not any(k.startswith("backbone.body") and k.endswith("num_batches_tracked") for k in state),
         "fpn_channels": state[inner_block].shape[0],
         "fpn_norm": any(re.match(r"backbone\.fpn\.inner_blocks\.\d+\.1\.", k) for k in state),
@@ -94,13 +107,13 @@ def architecture_of(state: State) -> dict[str, Any]:
 
 
 def _box_head_dimensions(state: State) -> dict[str, int]:
-    """The keys that `_box_head` takes, with their numbers of dimensions."""
+    """Returns the keys that `_box_head` reads, with their numbers of dimensions."""
     convs = _count(state, _BOX_CONV)
     return {f"roi_heads.box_head.{i}.0.weight": 4 for i in range(convs)} or {"roi_heads.box_head.fc6.weight": 2}
 
 
 def _box_head(state: State) -> dict[str, Any]:
-    """Two named linear layers, or a sequence of convolutions, a flattening and linear layers (V2)."""
+    """Infers the box head: two named linear layers (V1), or convolutions and then linear layers (V2)."""
     convs = _count(state, _BOX_CONV)
     if not convs:
         return {"box_hidden": state["roi_heads.box_head.fc6.weight"].shape[0]}
@@ -112,13 +125,24 @@ def _box_head(state: State) -> dict[str, Any]:
 
 
 def _count(state: State, pattern: str) -> int:
-    """How many members of a sequence have any tensor: one that lacks some is still there, so that they are named."""
+    """Counts the layers of a sequence that have any tensor, so that a layer with a missing tensor still counts."""
     return len({match[1] for k in state if (match := re.match(pattern, k))})
 
 
 def _classes(outputs: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Category ids and names of a box predictor with that many outputs, background included."""
+    """Returns category ids and names for a box predictor with so many outputs, background included."""
     ids = tuple(range(1, outputs))
     if outputs == COCO_OUTPUTS:
         return ids, tuple(COCO_CLASSES.get(i, "N/A") for i in ids)
     return ids, tuple(f"class {i}" for i in ids)
+
+
+def _convert(checkpoint: ForeignCheckpoint) -> ConvertedCheckpoint:
+    state = rename_old_keys(checkpoint.state)
+    preset = infer_preset(state)
+    assumed = preset.frozen_bn and not preset.bn_eps
+    return ConvertedCheckpoint(state, preset, {"note": _ZERO_EPS_NOTE} if assumed else {})
+
+
+# It recognises every state dict, because missing keys are best reported by torchvision's names.
+TORCHVISION = CheckpointFamily("torchvision", recognises=lambda state: True, convert=_convert)

@@ -1,1 +1,4 @@
-"""Training: torchvision's Mask R-CNN and its losses around our trunk, and the crops it learns from."""
+"""Training on COCO annotations: torchvision's Mask R-CNN and losses around our trunk, learning from random crops.
+
+`loop.train` is the entry point. Import modules by path: all but `architectures` load PyTorch and torchvision.
+"""

@@ -1,4 +1,4 @@
-"""The network to train: torchvision's Mask R-CNN, its losses included, in the shape a `Preset` states."""
+"""The network to train: torchvision's Mask R-CNN with its losses, built from a `Preset`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from model.preset import Preset
 
 
 def build_torchvision(preset: Preset, **options: Any) -> TorchvisionMaskRCNN:
-    """torchvision's own Mask R-CNN of this shape; its state dict is our checkpoint layout.
+    """Builds torchvision's Mask R-CNN with the architecture of a preset. Its state dict has our checkpoint layout.
 
     Args:
-        preset: either RPN design; torchvision has five levels and one sigmoid score, the other is
-            made of its parts.
-        options: passed on to torchvision's `MaskRCNN` (sampling numbers of its losses).
+        preset: either RPN design. torchvision itself has five levels and one sigmoid score; the other design is
+            assembled from its parts.
+        options: further arguments of torchvision's `MaskRCNN`, such as how many samples its losses take.
     """
     trunk = trunk_of(preset)
     stages = {f"layer{i + 1}": str(i) for i in range(4)}
@@ -49,17 +49,17 @@ def build_torchvision(preset: Preset, **options: Any) -> TorchvisionMaskRCNN:
         box_detections_per_img=preset.max_detections,
         **options,
     )
-    network.rpn.forward = _on_levels(network.rpn.forward, preset.rpn_levels)
-    # Detectron's start for this layer: masks begin undecided, not saturated.
+    network.rpn.forward = _restrict_levels(network.rpn.forward, preset.rpn_levels)
+    # Detectron's initialisation for this layer: mask probabilities start near 0.5, not saturated.
     nn.init.normal_(network.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.001)
     return network
 
 
 class SoftmaxRpnHead(RPNHead):
-    """torchvision's head with two scores an anchor, (background, object), as the paper describes it.
+    """torchvision's RPN head with two scores per anchor, (background, object), as in the paper.
 
-    It returns their difference: a softmax over two is the sigmoid of it, so torchvision's binary
-    cross-entropy on the difference is the softmax loss.
+    It returns their difference. The softmax over two scores is the sigmoid of their difference, so torchvision's
+    binary cross-entropy on the difference equals the softmax loss.
     """
 
     def __init__(self, channels: int, anchors: int) -> None:
@@ -79,8 +79,8 @@ def _rpn_head(preset: Preset) -> RPNHead:
     return head(preset.fpn_channels, preset.anchors_per_location)
 
 
-def _on_levels(forward: Callable[..., Any], levels: int) -> Callable[..., Any]:
-    """torchvision's RPN, shown the finest `levels` maps only."""
+def _restrict_levels(forward: Callable[..., Any], levels: int) -> Callable[..., Any]:
+    """Wraps the forward of torchvision's RPN so that it sees only the finest `levels` maps."""
 
     def run(images: Any, features: dict[str, Tensor], targets: Any = None) -> Any:
         return forward(images, dict(list(features.items())[:levels]), targets)
@@ -88,11 +88,11 @@ def _on_levels(forward: Callable[..., Any], levels: int) -> Callable[..., Any]:
     return run
 
 
-def in_bfloat16(network: TorchvisionMaskRCNN) -> None:
-    """Runs the layers in bfloat16 and everything between them in float32.
+def run_layers_in_bfloat16(network: TorchvisionMaskRCNN) -> None:
+    """Makes a network compute its layers in bfloat16 and everything between them in float32, in place.
 
-    Boxes, deltas and pooling need more than bfloat16's 8 bits of mantissa: under a plain autocast of
-    the whole network they get no more, and mask AP falls by about a point.
+    Boxes, deltas and pooling need more than the 8 bits of bfloat16's significand. With autocast around the whole
+    network, mask AP falls by about one point.
     """
     roi = network.roi_heads
     for module in (
@@ -109,25 +109,29 @@ def in_bfloat16(network: TorchvisionMaskRCNN) -> None:
 def _autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
-            return _float(forward(*args, **kwargs))
+            return _to_float32(forward(*args, **kwargs))
 
     return run
 
 
-def _float(value: Any) -> Any:
-    """Every tensor in lists, tuples and dicts as float32."""
+def _to_float32(value: Any) -> Any:
+    """Converts every tensor in nested lists, tuples and dicts to float32."""
     if isinstance(value, Tensor):
         return value.float()
     if isinstance(value, dict):
-        return type(value)((k, _float(v)) for k, v in value.items())
-    return type(value)(_float(v) for v in value)
+        return type(value)((k, _to_float32(v)) for k, v in value.items())
+    return type(value)(_to_float32(v) for v in value)
 
 
-class Average:
+class ExponentialMovingAverage:
     """Exponential moving average of a network's parameters and buffers.
 
-    The average of the last few hundred steps is better than any one of them, most of all for a short
-    schedule (Polyak averaging; the warm-up of the decay is TensorFlow's `ExponentialMovingAverage`).
+    The average of the last few hundred steps is better than any single one, above all after a short schedule
+    (Polyak averaging). The decay warms up as in TensorFlow's `ExponentialMovingAverage`.
+
+    Attributes:
+        state: the averaged state dict.
+        steps: number of updates so far.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -136,7 +140,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Takes in the network as it is after one more step."""
+        """Adds the network's present weights to the average. Counters are copied."""
         self.steps += 1
         weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         for key, value in network.state_dict().items():

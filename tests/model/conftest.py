@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.small_checkpoint import SHAPE, State
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
-from model import Detections, Preset
+from model import Detections, MaskRCNN, Preset
 from model.layers.anchors import anchors_at
-from model.training.calibrated import calibrate as calibrated
+from model.training.calibration import calibrate as calibrated
 from model.training.network import build_torchvision
 
 PHOTOS = Path(__file__).parents[1] / "data" / "photos"
@@ -68,6 +69,15 @@ def tiny() -> Preset:
 
 
 @pytest.fixture(scope="session")
+def small_state() -> State:
+    """A small state dict as torchvision would save it, with random values and the shapes of `SHAPE`."""
+    torch.manual_seed(0)
+    return {
+        k: torch.rand(v.shape) * 0.1 if v.is_floating_point() else v for k, v in MaskRCNN(SHAPE).state_dict().items()
+    }
+
+
+@pytest.fixture(scope="session")
 def tiny_torchvision(pixels: dict[str, np.ndarray]) -> TorchvisionMaskRCNN:
     """torchvision's Mask R-CNN in the shape of `tiny`, random but detecting."""
     torch.manual_seed(0)
@@ -76,7 +86,7 @@ def tiny_torchvision(pixels: dict[str, np.ndarray]) -> TorchvisionMaskRCNN:
 
 @pytest.fixture(scope="session")
 def calibrate() -> Callable[[TorchvisionMaskRCNN, np.ndarray], TorchvisionMaskRCNN]:
-    """Makes a random network detect; see `model.training.calibrated`."""
+    """Makes a random network detect; see `model.training.calibration`."""
     return calibrated
 
 

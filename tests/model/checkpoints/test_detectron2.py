@@ -1,8 +1,9 @@
-"""detectron2's checkpoints: the same detections as detectron2's own, which are stored with their config."""
+"""detectron2's checkpoints: our detections equal detectron2's, which are stored with their configs."""
 
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import pickle
 import shutil
@@ -20,10 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from model import Preset, WeightsError, load_model, read_checkpoint, rle
+from model import Detections, MaskRCNN, Preset, WeightsError, load_model, read_checkpoint, rle
 from model.checkpoints.coco_categories import COCO_CLASSES
 from model.checkpoints.detectron2 import from_detectron2
-from model.checkpoints.files import parse
+from model.checkpoints.file_formats import parse_file
 from model.layers.rpn import propose
 from model.layers.transform import resized_size, to_input
 
@@ -32,15 +33,25 @@ SIZES = {"000000062554": (800, 1333), "000000099053": (320, 533), "000000377575"
 CASES = [(case, image) for case in ("r50", "x101") for image in SIZES if (DATA / case / f"{image}.npz").exists()]
 
 
-def predicted(path: Path, image: str, **overrides: Any) -> Any:
+def pixels_of(image: str) -> np.ndarray:
+    return np.array(Image.open(DATA / f"{image}.jpg").convert("RGB"))
+
+
+@functools.cache
+def network_for(case: str, image: str) -> MaskRCNN:
     min_size, max_size = SIZES[image]
-    network = load_model(path, precision="fp32", device="cpu", min_size=min_size, max_size=max_size, **overrides)
-    return network.predict([np.array(Image.open(DATA / f"{image}.jpg").convert("RGB"))])[0]
+    path = DATA / case / "model.pkl"
+    return load_model(path, precision="fp32", device="cpu", min_size=min_size, max_size=max_size)
+
+
+@functools.cache
+def predicted(case: str, image: str) -> Detections:
+    return network_for(case, image).predict([pixels_of(image)])[0]
 
 
 @pytest.mark.parametrize(("case", "image"), CASES)
 def test_detections_are_detectron2s(case: str, image: str) -> None:
-    found, expected = predicted(DATA / case / "model.pkl", image), np.load(DATA / case / f"{image}.npz")
+    found, expected = predicted(case, image), np.load(DATA / case / f"{image}.npz")
     assert np.array_equal(found.labels.numpy() - 1, expected["det_classes"])
     np.testing.assert_allclose(found.boxes.numpy(), expected["det_boxes"], rtol=0, atol=0.05)
     np.testing.assert_allclose(found.scores.numpy(), expected["det_scores"], rtol=0, atol=1e-3)
@@ -49,14 +60,14 @@ def test_detections_are_detectron2s(case: str, image: str) -> None:
 
 @pytest.mark.parametrize(("case", "image"), CASES)
 def test_rle_is_detectron2s_to_the_byte(case: str, image: str) -> None:
-    """Of the boxes and masks that detectron2 pasted; of our own they differ by a pixel here and there."""
+    """The RLE of detectron2's boxes and masks is equal. The RLE of our own differs in at most 20 pixels."""
     stored = json.loads((DATA / case / f"{image}.masks.json").read_text())
     expected = [d["segmentation"]["counts"] for d in stored["detections"]]
     height, width = stored["height"], stored["width"]
     given = np.load(DATA / case / f"{image}.npz")
     assert rle.encode(given["mask_probs"], given["det_boxes"], height, width, paste="detectron2") == expected
 
-    found = predicted(DATA / case / "model.pkl", image)
+    found = predicted(case, image)
     encoded = rle.encode(found.masks, found.boxes, height, width, paste="detectron2")
     for ours, theirs in zip(encoded, expected, strict=True):
         a, b = (coco.decode({"size": [height, width], "counts": c}) for c in (ours, theirs))
@@ -65,12 +76,8 @@ def test_rle_is_detectron2s_to_the_byte(case: str, image: str) -> None:
 
 @pytest.mark.parametrize(("case", "image"), CASES)
 def test_proposals_are_detectron2s(case: str, image: str) -> None:
-    """Of each the other side has one within 0.05 px, in pixels of the resized image, as many as detectron2 keeps."""
-    min_size, max_size = SIZES[image]
-    network = load_model(
-        DATA / case / "model.pkl", precision="fp32", device="cpu", min_size=min_size, max_size=max_size
-    )
-    pixels = torch.from_numpy(np.array(Image.open(DATA / f"{image}.jpg").convert("RGB")))
+    """Both sides have as many, and each has one on the other side within 0.05 px of the resized image."""
+    network, pixels = network_for(case, image), torch.from_numpy(pixels_of(image))
     expected = np.load(DATA / case / f"{image}.npz")
     size = tuple(expected["resized_hw"].tolist())
     with torch.inference_mode():
@@ -80,9 +87,9 @@ def test_proposals_are_detectron2s(case: str, image: str) -> None:
         found = propose(network.preset, objectness, deltas, grids, batch.shape[2:], torch.tensor([size]))[:, 1:]
     theirs = torch.from_numpy(expected["proposal_boxes"])
     assert len(found) == len(theirs)
-    apart = torch.cdist(found, theirs, p=torch.inf)
-    assert apart.amin(0).max() < 0.05
-    assert apart.amin(1).max() < 0.05
+    distances = torch.cdist(found, theirs, p=torch.inf)
+    assert distances.amin(0).max() < 0.05
+    assert distances.amin(1).max() < 0.05
 
 
 def checkpoint(folder: Path, case: str = "r50") -> Path:
@@ -101,7 +108,7 @@ def arrays() -> dict[str, np.ndarray]:
 def test_other_files_of_the_same_weights(arrays: dict[str, np.ndarray], tmp_path: Path, form: str) -> None:
     state = collections.OrderedDict((k, torch.from_numpy(v)) for k, v in arrays.items())
     path = tmp_path / "weights.pkl"
-    if form == "old pickle":  # with what detectron2 wrote until 2020, and numpy's module name of then
+    if form == "old pickle":  # with keys that detectron2 wrote until 2020, and NumPy's old module name
         extra = {"pixel_mean": np.ones((3, 1, 1)), "proposal_generator.anchor_generator.cell_anchors.0": np.ones(4)}
         content = pickle.dumps({"model": arrays | extra, "__author__": "someone"}, protocol=2)
         path.write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
@@ -143,25 +150,29 @@ def test_coco_has_its_own_class_ids() -> None:
         ("INPUT.MIN_SIZE_TEST", 512, "min_size", 512),
     ],
 )
-def test_the_config_beside_it_is_honoured(tmp_path: Path, path: str, value: Any, field: str, expected: Any) -> None:
+def test_the_config_next_to_the_weights_is_applied(
+    tmp_path: Path, path: str, value: Any, field: str, expected: Any
+) -> None:
     weights = checkpoint(tmp_path)
     edit(weights.with_name("config.yaml"), path, value)
     np.testing.assert_allclose(getattr(read_checkpoint(weights).preset, field), expected)
 
 
-def test_either_statistic_of_pixels_may_stand_alone(tmp_path: Path) -> None:
+def test_a_config_may_have_one_pixel_statistic_only(tmp_path: Path) -> None:
     weights = checkpoint(tmp_path)
     for option, field in (("PIXEL_MEAN", "mean"), ("PIXEL_STD", "std")):
         weights.with_name("config.yaml").write_text(f"MODEL: {{{option}: [1.0, 2.0, 3.0]}}")
         found = read_checkpoint(weights).preset
         assert getattr(found, field) == (3 / 255, 2 / 255, 1 / 255)
         other = "std" if field == "mean" else "mean"
-        assert getattr(found, other) == getattr(from_detectron2(parse(weights.read_bytes(), "").state, None)[1], other)
+        assert getattr(found, other) == getattr(
+            from_detectron2(parse_file(weights.read_bytes(), "").state, None)[1], other
+        )
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([(800, 1333), (320, 533), (640, 640), (512, 2000)]))
 def test_sizes_are_detectron2s(height: int, width: int, limits: tuple[int, int]) -> None:
-    """Its rule, step by step: the shorter side to MIN_SIZE_TEST, then both down to MAX_SIZE_TEST, then rounded."""
+    """detectron2 scales the shorter side to MIN_SIZE_TEST, then both sides down to MAX_SIZE_TEST, then rounds."""
     preset = Preset(min_size=limits[0], max_size=limits[1], resize_rounding="detectron2")
     factor = limits[0] * 1.0 / min(height, width)
     new = [limits[0] * 1.0, factor * width] if height < width else [factor * height, limits[0] * 1.0]
@@ -171,7 +182,7 @@ def test_sizes_are_detectron2s(height: int, width: int, limits: tuple[int, int])
     assert resized_size(height, width, preset) == tuple(max(1, int(side + 0.5)) for side in new)
 
 
-def test_a_size_that_one_scale_alone_would_miss() -> None:
+def test_a_size_that_needs_both_scaling_steps() -> None:
     assert resized_size(330, 860, Preset(resize_rounding="nearest")) == (512, 1333)
     assert resized_size(330, 860, read_checkpoint(DATA / "r50" / "model.pkl").preset) == (511, 1333)
 
@@ -203,15 +214,15 @@ def edit(file: Path, path: str, value: Any) -> None:
         ("_BASE_", "../Base-RCNN-FPN.yaml"),
     ],
 )
-def test_a_config_that_asks_for_more_is_refused_by_name(tmp_path: Path, path: str, value: Any) -> None:
+def test_a_config_with_unsupported_options_is_refused_by_name(tmp_path: Path, path: str, value: Any) -> None:
     weights = checkpoint(tmp_path)
     edit(weights.with_name("config.yaml"), path, value)
     with pytest.raises(WeightsError, match=rf"config\.yaml.*{path.rpartition('.')[2]}"):
         read_checkpoint(weights)
 
 
-class Guarded(MemoryFileSystem):
-    """A store that says of what is not there, and of config.yaml, that it must not be read."""
+class ForbiddingStore(MemoryFileSystem):
+    """A store that forbids reading config.yaml and files that do not exist."""
 
     protocol = "guarded"
 
@@ -225,8 +236,8 @@ class Guarded(MemoryFileSystem):
         return super()._open(path, *args, **kwargs)
 
 
-def test_a_config_that_may_not_be_read_is_not_one_that_is_not_there(tmp_path: Path) -> None:
-    fsspec.register_implementation("guarded", Guarded, clobber=True)
+def test_a_config_that_must_not_be_read_is_an_error(tmp_path: Path) -> None:
+    fsspec.register_implementation("guarded", ForbiddingStore, clobber=True)
     data = (DATA / "r50" / "model.pkl").read_bytes()
     fsspec.filesystem("memory").pipe("/d2/model.pkl", data)
     assert "no config.yaml" in read_checkpoint("memory://d2/model.pkl").provenance["note"]
@@ -238,7 +249,7 @@ def test_a_config_that_may_not_be_read_is_not_one_that_is_not_there(tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", ["a: [", "!!python/object/apply:os.system ['true']", "just text", "MODELS: {}"])
-def test_a_config_that_is_none(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_config(tmp_path: Path, text: str) -> None:
     weights = checkpoint(tmp_path)
     weights.with_name("config.yaml").write_text(text)
     with pytest.raises(WeightsError, match=r"config\.yaml"):
@@ -266,7 +277,7 @@ def test_missing_unknown_and_misshapen_keys_are_named(arrays: dict[str, np.ndarr
 
 
 class Harmful:
-    """Unpickled without care it makes a file."""
+    """Creates a file when it is unpickled without protection."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -285,9 +296,9 @@ def test_a_pickle_that_calls_functions_is_refused(arrays: dict[str, np.ndarray],
     assert not made.exists()
 
 
-def test_heads_that_do_not_tell_classes_apart(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_class_agnostic_heads(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
     agnostic = {k: v[:4] for k, v in arrays.items() if "bbox_pred" in k}
     path.write_bytes(pickle.dumps({"model": arrays | agnostic}))
-    with pytest.raises(WeightsError, match="tell classes apart"):
+    with pytest.raises(WeightsError, match="class-agnostic"):
         read_checkpoint(path)

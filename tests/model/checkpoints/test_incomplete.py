@@ -1,4 +1,4 @@
-"""Checkpoints that are not whole: of every family, each key that is missing or of another shape is named."""
+"""Incomplete checkpoints of every family: errors name each key that is missing or has another shape."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from test_mmdetection import names
 from torch import Tensor
 
 from model import Checkpoint, MaskRCNN, Preset, WeightsError, read_checkpoint
-from model.checkpoints.detectron2 import _rules, from_detectron2
-from model.checkpoints.files import parse
-from model.checkpoints.key_mapping import Rename, renamed
-from model.checkpoints.mmdetection import _RULES, from_mmdetection
-from model.checkpoints.torchvision import modernise, preset_of
+from model.checkpoints.detectron2 import KEY_RULES as DETECTRON2_RULES
+from model.checkpoints.detectron2 import from_detectron2
+from model.checkpoints.file_formats import parse_file
+from model.checkpoints.key_mapping import KeyRule, rename_keys
+from model.checkpoints.mmdetection import KEY_RULES as MMDETECTION_RULES
+from model.checkpoints.mmdetection import from_mmdetection
+from model.checkpoints.torchvision import infer_preset, rename_old_keys
 from model.load import build
 
 State = dict[str, Tensor]
 DETECTRON2 = Path(__file__).parents[2] / "data" / "detectron2" / "r50" / "model.pkl"
-Imported = Callable[[State], tuple[State, Preset]]
-Family = tuple[State, Imported, list[Rename]]
+Convert = Callable[[State], tuple[State, Preset]]
+Family = tuple[State, Convert, list[KeyRule]]
 
 
-def torchvision(state: State) -> tuple[State, Preset]:
-    state = modernise(state)
-    return state, preset_of(state)
+def convert_torchvision(state: State) -> tuple[State, Preset]:
+    state = rename_old_keys(state)
+    return state, infer_preset(state)
 
 
-def mmdetections(tiny: Preset) -> State:
+def mmdetection_state(tiny: Preset) -> State:
     preset = tiny.replace(bottleneck=True, trunk_channels=(32, 48, 64, 96), trunk_widths=(8, 12, 16, 24))
     state = {names(k): v for k, v in MaskRCNN(preset).state_dict().items()}
     for kind in ("weight", "bias"):
@@ -41,20 +43,24 @@ def mmdetections(tiny: Preset) -> State:
 
 @pytest.fixture(params=["torchvision", "torchvision V2", "detectron2", "mmdetection"])
 def family(request: pytest.FixtureRequest, tiny: Preset) -> Family:
-    """A whole state dict under the family's names, what imports it, and how that renames keys."""
+    """A complete state dict under the family's names, its conversion, and its key rules."""
     if request.param == "torchvision":
-        return MaskRCNN(tiny).state_dict(), torchvision, []
+        return MaskRCNN(tiny).state_dict(), convert_torchvision, []
     if request.param == "torchvision V2":
         design = {"fpn_norm": True, "mask_norm": True, "rpn_convs": 2, "box_convs": (32, 32), "box_layers": 1}
-        return MaskRCNN(tiny.replace(**design, frozen_bn=False)).state_dict(), torchvision, []
+        return MaskRCNN(tiny.replace(**design, frozen_bn=False)).state_dict(), convert_torchvision, []
     if request.param == "mmdetection":
-        return mmdetections(tiny), lambda state: from_mmdetection(state, {}, "m.pth"), _RULES
-    return parse(DETECTRON2.read_bytes(), "model.pkl").state, lambda state: from_detectron2(state, None), _rules()
+        return mmdetection_state(tiny), lambda state: from_mmdetection(state, {}, "m.pth"), MMDETECTION_RULES
+    return (
+        parse_file(DETECTRON2.read_bytes(), "model.pkl").state,
+        lambda state: from_detectron2(state, None),
+        DETECTRON2_RULES,
+    )
 
 
-def error_of(state: State, imported: Imported) -> str:
+def error_of(state: State, convert: Convert) -> str:
     def load() -> None:
-        ours, preset = imported(state)
+        ours, preset = convert(state)
         build(Checkpoint(ours, preset, "", {}), preset)
 
     with pytest.raises(WeightsError) as error:
@@ -62,33 +68,33 @@ def error_of(state: State, imported: Imported) -> str:
     return str(error.value)
 
 
-def kinds(state: State) -> list[str]:
-    """Keys without those that differ from another one in the number of a block alone."""
+def distinct_keys(state: State) -> list[str]:
+    """Returns the keys without those that differ from another key only in the number of a block."""
     first = {re.sub(r"\d+", "#", k.replace("layer1.0.", "first.").replace("res2.0.", "first.")): k for k in state}
     return [k for k in first.values() if not k.endswith("num_batches_tracked")]
 
 
 def test_any_one_key_that_is_missing_is_named(family: Family) -> None:
-    state, imported, rules = family
+    state, convert, rules = family
     unnamed = []
-    for key in kinds(state):
-        (ours,) = renamed({key: state[key]}, rules)
-        if ours not in error_of({k: v for k, v in state.items() if k != key}, imported):
+    for key in distinct_keys(state):
+        (ours,) = rename_keys({key: state[key]}, rules)
+        if ours not in error_of({k: v for k, v in state.items() if k != key}, convert):
             unnamed.append(key)
     assert not unnamed
 
 
 @pytest.mark.parametrize("shape", [(), (0, 0, 0, 0)])
 def test_any_one_key_of_another_shape_is_a_weights_error(family: Family, shape: tuple[int, ...]) -> None:
-    state, imported, _ = family
-    for key in [k for k in kinds(state) if state[k].shape != shape]:
-        error_of(state | {key: torch.zeros(shape)}, imported)
+    state, convert, _ = family
+    for key in [k for k in distinct_keys(state) if state[k].shape != shape]:
+        error_of(state | {key: torch.zeros(shape)}, convert)
 
 
 def test_every_key_of_a_missing_mask_head_is_named(family: Family) -> None:
-    """As of a Faster R-CNN."""
-    state, imported, _ = family
-    message = error_of({k: v for k, v in state.items() if "mask" not in k}, imported)
+    """A Faster R-CNN has none."""
+    state, convert, _ = family
+    message = error_of({k: v for k, v in state.items() if "mask" not in k}, convert)
     for key in ("mask_fcn_logits.weight", "mask_fcn_logits.bias", "conv5_mask.weight", "mask_head.0.0.weight"):
         assert key in message
 

@@ -1,4 +1,4 @@
-"""mmdetection's checkpoints: names, and conventions against cases worked out by hand."""
+"""mmdetection's checkpoints: keys, and conventions checked with hand-computed cases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def names(key: str) -> str:
-    """A key of ours as mmdetection has it."""
+    """Returns the mmdetection name of a key in our layout."""
     for ours, theirs in (
         ("backbone.body.", "backbone."),
         ("rpn.head.conv.0.0", "rpn_head.rpn_conv"),
@@ -69,7 +69,7 @@ def saved(state: dict[str, torch.Tensor], path: Path, **meta: Any) -> Path:
     return path
 
 
-def test_the_background_goes_first(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_the_background_comes_first(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     ours = read_checkpoint(saved(state, tmp_path / "m.pth")).state
     logits = state["roi_head.bbox_head.fc_cls.weight"]
     assert torch.equal(ours["roi_heads.box_predictor.cls_score.weight"], logits[[3, 0, 1, 2]])
@@ -114,7 +114,7 @@ def test_class_names_of_the_dataset(state: dict[str, torch.Tensor], tmp_path: Pa
         (tuple(f"my_cell_{i}" for i in range(80)), {i + 1: f"my_cell_{i}" for i in range(80)}),
     ],
 )
-def test_eighty_classes_are_cocos_unless_they_have_other_names(
+def test_eighty_classes_are_cocos_unless_the_checkpoint_names_others(
     state: dict[str, torch.Tensor], names: tuple[str, ...], expected: dict[int, str]
 ) -> None:
     wide = dict(state)
@@ -130,7 +130,7 @@ def test_eighty_classes_are_cocos_unless_they_have_other_names(
 def test_pixels_reach_the_first_convolution_as_in_mmdetection(
     state: dict[str, torch.Tensor], tmp_path: Path, caffe: bool
 ) -> None:
-    """pytorch: (RGB - mean) / std. caffe: BGR - mean, no division. By hand for one colour."""
+    """pytorch: (RGB - mean) / std. caffe: BGR - mean, no division. Computed by hand for one colour."""
     checkpoint = read_checkpoint(saved(state, tmp_path / ("caffe.pth" if caffe else "m.pth")))
     colour = np.array([10, 100, 200], np.uint8)  # R, G, B
     image = torch.from_numpy(np.tile(colour, (64, 64, 1)))
@@ -153,25 +153,27 @@ def test_anchors_are_eight_strides_wide_and_not_rounded(
     torch.testing.assert_close(cell[0], torch.tensor([-22.62742, -11.31371, 22.62742, 11.31371]))
     torch.testing.assert_close(cell[1], torch.tensor([-16.0, -16.0, 16.0, 16.0]))
     assert [sizes[0] for sizes in preset.anchor_sizes] == [8 * s for s in (4, 8, 16, 32, 64)]
-    # The stride is the level's own even where the last map is not a whole fraction of the input.
+    # The stride is the level's nominal one, even if the last map does not divide the input evenly.
     last = pyramid_anchors(preset, [(24, 24), (12, 12), (6, 6), (3, 3), (2, 2)], 96, 96)[4]
     assert last[3, 0] + last[3, 2] == 128  # the second location's centre, twice
 
 
-def test_rois_are_sampled_once_a_cell_from_half_a_pixel_earlier(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    """84 input pixels are 21 cells of P2, three for each of seven bins, so three samples: at whole cells here."""
+def test_rois_are_sampled_once_per_cell_with_a_half_pixel_offset(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """84 input pixels are 21 cells of P2: three per bin, so three samples per bin, here at whole cells."""
     preset = read_checkpoint(saved(state, tmp_path / "m.pth")).preset
     squares = (torch.arange(64.0) ** 2).expand(1, 1, 64, 64)  # column x holds x * x
     features = [squares, *(torch.full((1, 1, s, s), -1.0) for s in (32, 16, 8))]
     rois = torch.tensor([[0.0, 40.0, 40.0, 124.0, 124.0]])
-    # From 40 / 4 - 0.5 = 9.5: samples of the first bin at 10, 11 and 12, of the last at 28, 29 and 30.
+    # The RoI starts at 40 / 4 - 0.5 = 9.5. The first bin samples 10, 11 and 12, the last 28, 29 and 30.
     row = pool(features, rois, 7, preset)[0, 0, 0]
     assert row[0].item() == pytest.approx((100 + 121 + 144) / 3, abs=1e-3)
     assert row[6].item() == pytest.approx((784 + 841 + 900) / 3, abs=1e-3)
 
 
-def test_masks_are_pasted_by_the_centres_of_pixels(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    """A full mask over x 2.4 to 6.4 and y 3 to 5 holds the centres 2.5 to 5.5 and 3.5 to 4.5."""
+def test_masks_are_pasted_at_pixel_centres(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """A full mask over x 2.4 to 6.4 and y 3 to 5 contains the centres 2.5 to 5.5 and 3.5 to 4.5."""
     paste = read_checkpoint(saved(state, tmp_path / "m.pth")).preset.mask_paste
     (counts,) = rle.encode(torch.ones(1, 28, 28), torch.tensor([[2.4, 3.0, 6.4, 5.0]]), 10, 12, paste=paste)
     expected = np.zeros((10, 12), np.uint8)
@@ -179,12 +181,14 @@ def test_masks_are_pasted_by_the_centres_of_pixels(state: dict[str, torch.Tensor
     assert np.array_equal(coco.decode({"size": [10, 12], "counts": counts}), expected)
 
 
-def test_what_is_kept(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_thresholds_and_limits(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     """The numbers of the published configs."""
     p = read_checkpoint(saved(state, tmp_path / "m.pth")).preset
     assert (p.rpn_pre_nms, p.rpn_post_nms, p.rpn_nms) == (1000, 1000, 0.7)
     assert (p.min_score, p.nms, p.max_detections) == (0.05, 0.5, 100)
-    sides = torch.tensor([[3.0, 3.0, 3.001, 9.0], [3.0, 3.0, 3.0, 9.0]])  # however narrow, but not empty
+    sides = torch.tensor(
+        [[3.0, 3.0, 3.001, 9.0], [3.0, 3.0, 3.0, 9.0]]
+    )  # a very narrow box counts, an empty one does not
     assert at_least(sides, p.min_box).tolist() == at_least(sides, p.rpn_min_size).tolist() == [True, False]
 
 
@@ -196,7 +200,7 @@ def test_levels(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     assert roi_levels(boxes, preset).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_deltas_are_scaled_and_held_on_both_sides(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_deltas_are_scaled_and_clamped_on_both_sides(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     """Standard deviations 0.1 0.1 0.2 0.2; |dw|, |dh| at most ln(1000 / 16)."""
     p = read_checkpoint(saved(state, tmp_path / "m.pth")).preset
     box = torch.tensor([[10.0, 20.0, 26.0, 52.0]])  # 16 x 32 at (18, 36)
@@ -221,7 +225,7 @@ def test_sizes_are_rounded(state: dict[str, torch.Tensor], tmp_path: Path, size:
 def test_resizing_is_bilinear_in_whole_grey_levels(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     preset = read_checkpoint(saved(state, tmp_path / "m.pth")).preset
     image = torch.tensor([[0, 100], [200, 50]], dtype=torch.uint8)[..., None].expand(2, 2, 3)
-    # Twice as large: samples at -0.25 (held at 0), 0.25, 0.75, 1.25 (held at 1).
+    # Twice as large: samples at -0.25 (clamped to 0), 0.25, 0.75, 1.25 (clamped to 1).
     expected = [[0, 25, 75, 100], [50, 59, 78, 88], [150, 128, 84, 62], [200, 162, 88, 50]]
     assert (resized(image, (4, 4), preset)[..., 0].int() - torch.tensor(expected)).abs().max() <= 1
 

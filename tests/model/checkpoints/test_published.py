@@ -1,4 +1,4 @@
-"""Published weights: fetched from a server, checked, kept."""
+"""Published weights are downloaded once, verified, and cached."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from model.checkpoints.published import PUBLISHED, fetch_published
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers with `body`, of which it sends `sent` bytes."""
+    """Answers with the first `sent` bytes of `body`."""
 
     body, sent, asked = b"", 10**12, 0
 
@@ -77,8 +77,8 @@ def test_fetched_once_and_loaded(
     assert isinstance(first, Checkpoint)
     assert read_checkpoint("coco").digest == first.digest
     assert server.asked == 1
-    kept = tmp_path / "cache" / "hub" / "checkpoints"
-    assert [p.name for p in kept.iterdir()] == [name]
+    cache = tmp_path / "cache" / "hub" / "checkpoints"
+    assert [p.name for p in cache.iterdir()] == [name]
     overrides = {"anchor_sizes": tiny.anchor_sizes, "anchor_ratios": tiny.anchor_ratios}
     assert isinstance(load_model("coco", device="cpu", **overrides), MaskRCNN)
 
@@ -94,7 +94,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(
 
 
 @pytest.mark.parametrize("fault", ["other content", "cut off", "not found", "no server"])
-def test_what_is_not_the_published_file_is_not_kept(
+def test_a_file_that_is_not_the_published_one_is_not_cached(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     publish(

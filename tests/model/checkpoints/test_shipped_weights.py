@@ -1,4 +1,4 @@
-"""The shipped checkpoint: torchvision's numbers, and what it says of itself."""
+"""The shipped checkpoints: detections equal torchvision's, and the provenance is complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHIPPED_NAMES = ["nuclei", "nuclei-finest"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED_NAMES)
-def test_the_trained_network_gives_torchvisions_numbers(name: str, nuclei: Path) -> None:
+def test_detections_equal_torchvisions(name: str, nuclei: Path) -> None:
     checkpoint = read_checkpoint(name)
     network, reference = load_model(checkpoint, precision="fp32"), build_torchvision(checkpoint.preset).eval()
     assert not reference.load_state_dict(checkpoint.state, strict=False).unexpected_keys
@@ -39,7 +39,7 @@ def test_the_trained_network_gives_torchvisions_numbers(name: str, nuclei: Path)
 
 
 @pytest.mark.parametrize("name", SHIPPED_NAMES)
-def test_the_file_says_what_it_is_and_is_small(name: str) -> None:
+def test_the_file_is_small_and_has_its_provenance(name: str) -> None:
     checkpoint = read_checkpoint(name)
     assert (SHIPPED / f"{name}.safetensors").stat().st_size < 12_000_000
     assert checkpoint.preset.categories == ("nucleus",)
@@ -48,8 +48,8 @@ def test_the_file_says_what_it_is_and_is_small(name: str) -> None:
     assert checkpoint.provenance["val"]["segm"]["AP"] > 0.4
 
 
-def test_nuclei_finest_is_of_the_reference_design() -> None:
-    """Proposals from the finest map alone: nine anchors (three scales, three ratios) and 2k softmax scores."""
+def test_nuclei_finest_has_the_reference_architecture() -> None:
+    """Proposals from the finest map only: nine anchors (three scales, three ratios) and 2k softmax scores."""
     preset = read_checkpoint("nuclei-finest").preset
     assert preset.rpn_levels == 1
     assert preset.anchors_per_location == 9
@@ -60,5 +60,5 @@ def test_nuclei_finest_is_of_the_reference_design() -> None:
     assert head.bbox_pred.out_channels == 4 * 9
 
 
-def test_all_that_is_shipped_is_tested() -> None:
+def test_all_shipped_checkpoints_are_tested() -> None:
     assert sorted(shipped_names()) == SHIPPED_NAMES

@@ -1,4 +1,4 @@
-"""torchvision's V2 design against torchvision: the same detections, from its own state dict."""
+"""torchvision's Mask R-CNN V2: detections from its state dict equal its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def file(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_design_is_read_off_the_keys(file: Path) -> None:
+def test_the_architecture_is_inferred_from_the_keys(file: Path) -> None:
     preset = read_checkpoint(file).preset
     assert (preset.fpn_norm, preset.mask_norm, preset.rpn_convs, preset.frozen_bn) == (True, True, 2, False)
     assert (preset.box_convs, preset.box_layers, preset.box_hidden) == ((256,) * 4, 1, 1024)
@@ -35,11 +35,11 @@ def test_the_design_is_read_off_the_keys(file: Path) -> None:
 
 
 def test_a_coco_v2_checkpoint_has_coco_names(reference: Any) -> None:
-    from model.checkpoints.torchvision import modernise, preset_of
+    from model.checkpoints.torchvision import infer_preset, rename_old_keys
 
     with torch.device("meta"):
         state = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
-    preset = preset_of(modernise(state))
+    preset = infer_preset(rename_old_keys(state))
     assert preset.categories[:2] == ("person", "bicycle")
     assert len(preset.categories) == 90
 

@@ -1,4 +1,4 @@
-"""Both designs of the region proposals, against torchvision's RPN put together the same way."""
+"""An RPN on the finest level: detections equal those of torchvision's parts, assembled in the same way."""
 
 import math
 
@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from model import Checkpoint, Preset, load_model
-from model.checkpoints.architectures import TRUNKS, finest
 from model.mask_rcnn import MaskRCNN
+from model.training.architectures import TRUNKS, use_finest_level
 from model.training.network import build_torchvision
 
 
 @pytest.fixture(scope="module")
 def network(tiny, pixels, calibrate):
     torch.manual_seed(1)
-    preset = finest(tiny, (12, 32, 80))
+    preset = use_finest_level(tiny, (12, 32, 80))
     return preset, calibrate(build_torchvision(preset), pixels["landscape"])
 
 
@@ -33,7 +33,7 @@ def test_two_scores_are_a_softmax(network):
     feature = torch.randn(2, preset.fpn_channels, 5, 7, generator=torch.Generator().manual_seed(0))
     head = ours.rpn["head"]
     objectness, deltas = head([feature])
-    raw = head.cls_logits(head.conv(feature))  # (2, 2k, 5, 7): the 2k scores of the description
+    raw = head.cls_logits(head.conv(feature))  # (2, 2k, 5, 7), with 2k scores as in the reference description
     assert raw.shape[1] == 18
     assert deltas[0].shape == (2, 5 * 7 * 9, 4)
     pairs = raw.permute(0, 2, 3, 1).reshape(2, -1, 2)
@@ -41,18 +41,18 @@ def test_two_scores_are_a_softmax(network):
 
 
 def test_about_200_thousand_anchors(pyramid_anchors):
-    preset = finest(Preset(), (64, 192, 448))
+    preset = use_finest_level(Preset(), (64, 192, 448))
     anchors = pyramid_anchors(preset, [(200, 272)], 800, 1088)
     assert preset.anchors_per_location == 9
     assert len(anchors) == 1
     assert len(anchors[0]) == 200 * 272 * 9 == 489_600
-    # An input of 512 x 704 pixels, near the description's figure:
+    # An input of 512 x 704 pixels comes close to the 200,000 anchors of the reference description.
     assert len(pyramid_anchors(preset, [(128, 176)], 512, 704)[0]) == 202_752
 
 
 @pytest.mark.parametrize(("trunk", "blocks"), [("resnet50", 16), ("resnet101", 33)])
-def test_the_description_on_its_trunks(trunk, blocks):
-    preset = finest(TRUNKS[trunk], (64, 192, 448)).replace(
+def test_the_reference_architecture_on_both_trunks(trunk, blocks):
+    preset = use_finest_level(TRUNKS[trunk], (64, 192, 448)).replace(
         category_ids=[1], categories=["nucleus"], min_size=96, max_size=96
     )
     torch.manual_seed(0)
