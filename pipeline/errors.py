@@ -1,10 +1,10 @@
-"""What stops a job before it starts, each with one line a person can act on."""
+"""Errors that stop a job, each with one line that a person can act on."""
 
 
 class InputError(Exception):
-    """Something the user named cannot be used: an input, an output, an option.
+    """Something that the user named cannot be used: an input, an output, an option.
 
-    The message is one line that names the thing and says the remedy. It never holds a credential.
+    The message is one line that names the thing and the remedy. It never holds a credential.
     """
 
 
@@ -13,10 +13,10 @@ class OptionError(InputError):
 
 
 class TooManyErrorsError(Exception):
-    """So many images fail that the job's input is plainly wrong.
+    """So many images fail that the input of the job must be wrong.
 
     Attributes:
-        reasons: the most frequent ones with their counts, most frequent first.
+        reasons: the most frequent errors with their counts, most frequent first.
     """
 
     def __init__(self, message: str, reasons: list[tuple[str, int]]) -> None:

@@ -17,7 +17,7 @@ from model.masks.tile_merging import Instances, join
 from model.masks.tiles import predict_tiles
 from pipeline.catalog import catalog
 from pipeline.catalog.slices import Slice, first_images, unfinished_slices
-from pipeline.images.decoder import ImageError, cropper, open_image, to_rgb
+from pipeline.images import ImageError, cropper, open_image, to_rgb
 from pipeline.options import Options
 from pipeline.output.reconciliation import DryRun
 from pipeline.output.run_record import read_run_records

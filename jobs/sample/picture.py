@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from pipeline.analysis.original_images import image_bytes
 from pipeline.analysis.sql import connect
 from pipeline.errors import InputError
-from pipeline.images.decoder import open_image, to_rgb
+from pipeline.images import open_image, to_rgb
 from pipeline.storage import Place
 
 TILE, GAP = 320, 8  # pixels

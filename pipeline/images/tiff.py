@@ -1,17 +1,18 @@
-"""TIFF files of more than three times 8 bits: channels of a microscope, deep colour, floating point.
+"""TIFF files that Pillow does not read correctly: channels of a microscope, deep colour, floating point.
 
-Pillow reads the TIFF of a camera or a scanner. It refuses several channels, and gives some deep images wrongly
-without a word (16-bit colour loses its low byte; unsigned 32-bit and signed 8-bit values wrap around). Those are read
-here, with tifffile.
+Pillow reads the TIFF files of cameras and scanners. It refuses files of several channels, and it silently decodes some
+deep images wrongly: 16-bit colour loses its low byte, unsigned 32-bit and signed 8-bit values wrap around. This module
+reads those with tifffile.
 
-Mapping to 8-bit RGB:
+The mapping to 8-bit RGB:
 
-- One channel is grey. Of two, the first is red and the second green. Of three or more, the first three are red, green
-  and blue. Channels are the samples of a pixel, or what ImageJ, OME or tifffile has named axis C.
-- Unsigned 8-bit values stay as they are. Others go linearly from minimum and maximum to 0 and 255: of each channel its
-  own, since stains differ in brightness by orders; of colour (photometric RGB) those of the three together, which keeps
-  the hue. Where white is 0, grey is inverted.
-- Of every other axis (time, focus, pages without a name) the first counts. Alpha is dropped.
+- One channel is grey. Of two channels, the first is red and the second green. Of three or more, the first three are
+  red, green and blue. Channels are the samples of a pixel, or the axis that ImageJ, OME or tifffile metadata names C.
+- Unsigned 8-bit values stay as they are. Other values are scaled linearly to 0..255. Each channel is scaled from its
+  minimum and maximum, since the brightness of stains differs by orders of magnitude. Colour (photometric RGB) is scaled
+  from the minimum and maximum of the three channels together, which keeps the hue.
+- Where white is 0 (photometric MinIsWhite), grey is inverted.
+- Of every other axis (time, focus, unnamed pages) the first position is used. Alpha is dropped.
 """
 
 from __future__ import annotations
@@ -26,93 +27,97 @@ from typing import Any
 import numpy as np
 from tifffile import EXTRASAMPLE, PHOTOMETRIC, SAMPLEFORMAT, TiffFile, TiffPage
 
-from pipeline.images.intensity_scaling import Extremes, extremes, stretch
+from pipeline.images.intensity_scaling import ValueRange, scale_to_uint8, value_range
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it has to say becomes the row's error
-BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF 6.0 and BigTIFF, in either byte order
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its warnings end up in the row's error instead
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF 6.0 and BigTIFF, little and big endian
 GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
 ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
-BYTES = 16  # of a pixel decoded, over all its channels, that the limit of pixels allows
+MAX_BYTES_PER_PIXEL = 16  # decoded bytes of all channels that the limit of pixels allows for each pixel
 
 
 @dataclass(frozen=True)
-class Channels:
-    """A TIFF whose header has been read; it stands where a `PIL.Image.Image` does.
+class MultichannelTiff:
+    """A TIFF whose header has been read. It has the attributes of a `PIL.Image.Image` that the decoder uses.
 
     Attributes:
         width, height: pixels.
-        nbytes: of the largest array that is decoded; large where many channels are interleaved.
+        nbytes: size of the largest array that decoding needs. It is large if many channels are interleaved.
+        format, mode: as in Pillow.
     """
 
     width: int
     height: int
     nbytes: int
-    _planes: Sequence[Any]  # pages; one with all the samples, or up to three with a channel each
-    _samples: int  # that are channels
+    _pages: Sequence[Any]  # one page with all samples, or up to three pages with a channel each
+    _samples: int  # samples of a pixel that are channels
     _colour: bool
     _inverted: bool
     format: str = "TIFF"
     mode: str = "channels"
 
-    def rgb(self) -> np.ndarray:
-        """All pixels, uint8 (H, W, 3) RGB; the mapping is stated at the top.
+    def to_rgb(self) -> np.ndarray:
+        """Returns all pixels, uint8 (H, W, 3) RGB, by the mapping at the top of this module.
 
         Raises:
-            ValueError: the pixel data is damaged or cut off (tifffile raises others too).
+            ValueError: the pixel data is damaged or cut off (tifffile raises other errors too).
         """
-        channels = [values for page in self._planes for values in self._channels(page)][:3]
-        shared: Extremes | None = None
+        channels = [values for page in self._pages for values in self._channels(page)][:3]
+        shared: ValueRange | None = None
         if self._colour:
-            lows, highs = zip(*map(extremes, channels), strict=True)
+            lows, highs = zip(*map(value_range, channels), strict=True)
             shared = min(lows), max(highs)
-        grey = [_eight_bits(values, shared) for values in channels]
+        planes = [_eight_bits(values, shared) for values in channels]
         if self._inverted:
-            grey = [255 - values for values in grey]
-        if len(grey) == 1:
-            grey *= 3
-        return np.stack([*grey, *[np.zeros_like(grey[0])] * (3 - len(grey))], axis=2)
+            planes = [255 - plane for plane in planes]
+        if len(planes) == 1:
+            planes *= 3
+        return np.stack([*planes, *[np.zeros_like(planes[0])] * (3 - len(planes))], axis=2)
 
     def _channels(self, page: Any) -> list[np.ndarray]:
-        """The first three channels of a page, each (H, W)."""
+        """Returns the first three channels of a page, each (H, W)."""
         size = page.parent.filehandle.size
         if any(o + n > size for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)):
-            raise ValueError("ends before its pixels do")
-        values = page.asarray(maxworkers=1).reshape(page.keyframe.shaped)[
-            :, 0
-        ]  # (planes, depth, rows, columns, samples)
-        interleaved = [values[plane, ..., s] for plane in range(values.shape[0]) for s in range(values.shape[-1])]
-        return interleaved[: min(self._samples, 3)]
+            raise ValueError("the file ends before its pixels do")
+        # (planes, depth, H, W, samples), at the first position of depth
+        values = page.asarray(maxworkers=1).reshape(page.keyframe.shaped)[:, 0]
+        channels = [values[plane, ..., s] for plane in range(values.shape[0]) for s in range(values.shape[-1])]
+        return channels[: min(self._samples, 3)]
 
 
-def channels(data: bytes) -> Channels | None:
-    """The header of a TIFF that is to be read here, or None: of everything that Pillow reads rightly, or may refuse."""
-    if data[:4] not in BEGINNINGS:
+def open_multichannel(data: bytes) -> MultichannelTiff | None:
+    """Reads the header of a TIFF.
+
+    Returns:
+        None if Pillow should read the file: it is no TIFF, Pillow reads it correctly, or its header is damaged.
+    """
+    if data[:4] not in SIGNATURES:
         return None
     try:
-        file = TiffFile(io.BytesIO(data), _multifile=False)  # never the other files that OME metadata names
+        file = TiffFile(io.BytesIO(data), _multifile=False)  # does not open other files that OME metadata names
         page = file.pages[0]
         assert isinstance(page, TiffPage)
-        planes = _named(file, page)
+        pages = _channel_pages(file, page)
         colour = page.photometric == PHOTOMETRIC.RGB
         if not (colour or page.photometric in GREY) or page.dtype is None or page.dtype.kind not in "uif":
             return None
         samples = 3 if colour else page.samplesperpixel - sum(e in ALPHA for e in page.extrasamples)
         bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
-        eight = page.sampleformat == SAMPLEFORMAT.UINT and bits <= 8
-        if eight and len(planes) == 1 and (colour or samples == 1):
+        eight_bits = page.sampleformat == SAMPLEFORMAT.UINT and bits <= 8
+        if eight_bits and len(pages) == 1 and (colour or samples == 1):
             return None
         chunk = math.prod(page.chunks) if page.chunks else 0
         inverted = page.photometric == PHOTOMETRIC.MINISWHITE
         nbytes = max(page.size, chunk) * page.dtype.itemsize
-        return Channels(page.imagewidth, page.imagelength, nbytes, planes, samples, colour, inverted)
-    except Exception:  # a damaged header, in one of many ways: Pillow is asked, and says what is wrong
+        return MultichannelTiff(page.imagewidth, page.imagelength, nbytes, pages, samples, colour, inverted)
+    except Exception:  # a damaged header fails in many ways; Pillow then says what is wrong
         return None
 
 
-def _named(file: TiffFile, page: TiffPage) -> Sequence[Any]:
-    """The pages of the first three channels of a file that names an axis C; else its first page.
+def _channel_pages(file: TiffFile, page: TiffPage) -> Sequence[Any]:
+    """Returns the pages of the first three channels if metadata names an axis C; else the first page.
 
-    Other files are not looked through: the pages of a long stack are a linked list.
+    Without such metadata the pages are not counted: in a long stack they are a linked list through the file.
     """
     if page.is_imagej or page.is_ome or page.is_shaped:
         series = file.series[0]
@@ -126,5 +131,6 @@ def _named(file: TiffFile, page: TiffPage) -> Sequence[Any]:
     return [page]
 
 
-def _eight_bits(values: np.ndarray, between: Extremes | None) -> np.ndarray:
-    return values if values.dtype == np.uint8 else stretch(values, between or extremes(values))
+def _eight_bits(values: np.ndarray, limits: ValueRange | None) -> np.ndarray:
+    """Returns values as uint8, scaled from the limits, or from their own range if there are none."""
+    return values if values.dtype == np.uint8 else scale_to_uint8(values, limits or value_range(values))

@@ -12,7 +12,7 @@ from model.layers.transform import shrink
 from model.masks.tile_grid import Tiling
 from model.preset import Preset
 from pipeline.cluster.progress import Progress
-from pipeline.images.decoder import ImageError, open_image, to_rgb
+from pipeline.images import ImageError, open_image, to_rgb
 from pipeline.stages.quarantine import Quarantine, trusted
 from pipeline.storage import one_line
 

@@ -18,7 +18,7 @@ from model.mask_rcnn import batches
 from model.masks.tile_grid import Tiling
 from model.masks.tiles import predict_tiles
 from pipeline.cluster.progress import Progress
-from pipeline.images.decoder import ImageError, cropper, open_image
+from pipeline.images import ImageError, cropper, open_image
 from pipeline.images.device_jpeg import decode_jpegs
 from pipeline.stages.quarantine import Quarantine
 from pipeline.storage.original_bytes import IsolateImage

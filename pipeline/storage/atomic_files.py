@@ -1,8 +1,8 @@
-"""A local disk on which a results file appears only when it is whole, as an object in a store does.
+"""Atomic results files on a local disk: a file appears when it is complete, as an object in a store does.
 
-Ray Data writes through the filesystem that it is given. This one lets it write elsewhere on the same disk and
-moves the file to its place when it is closed, if what was written ends as a Parquet file does: a writer that
-fails closes its file too.
+Ray Data writes Parquet through a filesystem that it is given. `AtomicFileSystem` writes each file to a temporary folder
+on the same disk and renames it when it is closed, but only if it ends as a Parquet file does: a writer that fails
+closes its file too.
 """
 
 from __future__ import annotations
@@ -17,32 +17,37 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage.filesystem import Place
 
-MAGIC = b"PAR1"  # the last bytes of a Parquet file
+PARQUET_MAGIC = b"PAR1"  # the last bytes of a complete Parquet file
 
 
 class AtomicFileSystem(LocalFileSystem):
-    """fsspec's local disk, with `parts` as the folder of files that are being written."""
+    """fsspec's local filesystem, with atomic writes of Parquet files.
 
-    protocol = "whole"
+    Args:
+        temporary: the folder for unfinished files.
+    """
 
-    def __init__(self, parts: str, **options: Any) -> None:
+    protocol = "atomic"
+
+    def __init__(self, temporary: str, **options: Any) -> None:
         super().__init__(auto_mkdir=True, **options)
-        self.parts = parts
+        self._temporary = temporary
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> Any:
         if mode != "wb":
             return super()._open(path, mode, block_size, **options)
-        os.makedirs(self.parts, exist_ok=True)
+        os.makedirs(self._temporary, exist_ok=True)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        name = f"{os.path.basename(path)}.{uuid.uuid4().hex}"  # an attempt given up for dead may still be writing
-        return _Part(Path(self.parts, name), path)
+        # A unique name, since an earlier attempt of the same task that Ray takes for dead may still be writing.
+        name = f"{os.path.basename(path)}.{uuid.uuid4().hex}"
+        return _UnfinishedFile(Path(self._temporary, name), path)
 
 
-class _Part:
-    """A file that is being written, and where it belongs."""
+class _UnfinishedFile:
+    """A file that is being written in the temporary folder, and the path that it gets when it is complete."""
 
-    def __init__(self, part: Path, path: str) -> None:
-        self._file, self._part, self._path = part.open("w+b"), part, path
+    def __init__(self, temporary: Path, path: str) -> None:
+        self._file, self._temporary, self._path = temporary.open("w+b"), temporary, path
         self.write, self.flush, self.tell = self._file.write, self._file.flush, self._file.tell
 
     @property
@@ -58,36 +63,37 @@ class _Part:
     def seekable(self) -> bool:
         return False
 
-    def __enter__(self) -> _Part:
+    def __enter__(self) -> _UnfinishedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
+        """Renames the file to its path if it is a complete Parquet file, else deletes it."""
         if self._file.closed:
             return
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
             size = self._file.tell()
-            self._file.seek(max(size - len(MAGIC), 0))
-            whole = self._file.read() == MAGIC
+            self._file.seek(max(size - len(PARQUET_MAGIC), 0))
+            complete = self._file.read() == PARQUET_MAGIC
         finally:
             self._file.close()
-        if whole:
-            os.replace(self._part, self._path)
+        if complete:
+            os.replace(self._temporary, self._path)
         else:
-            self._part.unlink()
+            self._temporary.unlink()
 
 
 def temporary_folder(output: Place) -> Place:
-    """The folder of an output for what is being written; `pipeline.output.results.remove_partial_files` empties it."""
+    """Returns the folder for unfinished files. `pipeline.output.results.remove_partial_files` empties it."""
     return output.join("_checkpoint", "parts")
 
 
 def results_filesystem(output: Place) -> pafs.FileSystem:
-    """The filesystem through which the results files of an output are to be written."""
+    """Returns the filesystem through which the results files of an output are written."""
     if output.protocol != "file":
         return output.arrow()
     return pafs.PyFileSystem(pafs.FSSpecHandler(AtomicFileSystem(temporary_folder(output).path)))

@@ -1,4 +1,8 @@
-"""One way to every store: fsspec, wrapped for Arrow where Arrow wants a filesystem."""
+"""A place: an address in a store, and the fsspec filesystem that opens it.
+
+Every store is reached through fsspec. A store that fsspec knows works without a change here. `STORE_KINDS` lists
+protocols that mean the same store, `PACKAGES` the packages to install and `DEFAULT_OPTIONS` our defaults.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,37 @@ import os
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
-import pyarrow as pa
-import pyarrow.fs as pafs
 
 from pipeline.errors import InputError
 from pipeline.storage.object_info import local_info, version_of
+from pipeline.storage.store_errors import store_kind
 
-PACKAGES = {"gs": "'maskfleet[gs]'", "az": "'maskfleet[az]'", "hf": "huggingface_hub"}  # by family, for pip
-FAMILIES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}  # protocols of one kind of store
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
+
+PACKAGES = {"gs": "'maskfleet[gs]'", "az": "'maskfleet[az]'", "hf": "huggingface_hub"}  # what pip installs for a store
+# An unreachable store is reported within seconds, and a slow one is waited for.
+S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
+DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
+    # By default s3fs reads 50 MB ahead, so one column of a Parquet file would cost the whole file. The cache of
+    # listings is off in every store: it would hold millions of keys.
+    "s3": {"config_kwargs": S3_TIMEOUTS, "default_cache_type": "none", "use_listings_cache": False},
+    "gs": {"use_listings_cache": False},
+    "az": {"use_listings_cache": False},
+}
 
 
 @dataclass(frozen=True)
 class Place:
-    """An address and the filesystem it is on. Picklable: workers open the store anew.
+    """An address and the filesystem that holds it. Picklable: each process opens the store again.
 
     Attributes:
         url: with its protocol (`s3://bucket/key`), or an absolute local path.
-        options: fsspec storage options, beyond what the environment says. `key` goes to every store but the
-            local disk; `s3.key` only to stores of that protocol.
+        options: fsspec storage options from the user, beyond what the environment says. A key such as `anon` goes to
+            every store except the local disk. `s3.anon` goes only to stores of that protocol.
     """
 
     url: str
@@ -34,15 +48,15 @@ class Place:
 
     @property
     def protocol(self) -> str:
-        """`file` for a local path."""
+        """The protocol of the URL; `file` for a local path."""
         return self.url.split("://", 1)[0] if "://" in self.url else "file"
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
-        """The filesystem; fsspec keeps one instance a process and set of options.
+        """The filesystem. fsspec keeps one instance for each process and set of options.
 
         Raises:
-            InputError: the protocol is unknown or its package is not installed.
+            InputError: the protocol is unknown, or its package is not installed.
         """
         try:
             if self.protocol == "file":
@@ -57,14 +71,14 @@ class Place:
 
     @property
     def storage_options(self) -> dict[str, Any]:
-        """The options for this store, for fsspec: ours, and of `options` those meant for it."""
+        """What fsspec gets for this store: our defaults, then the entries of `options` that apply to it."""
         if self.protocol == "file":
             return {}
-        return DEFAULTS.get(store_kind(self.protocol), {}) | options_for(self.options, self.protocol)
+        return DEFAULT_OPTIONS.get(store_kind(self.protocol), {}) | options_for(self.options, self.protocol)
 
     @property
     def path(self) -> str:
-        """The address as the filesystem wants it, without the protocol and a trailing slash."""
+        """The address in the form that the filesystem expects: no protocol, no trailing slash."""
         return str(self.fs._strip_protocol(self.url)).rstrip("/")
 
     @property
@@ -73,39 +87,35 @@ class Place:
         return self.url.rstrip("/").rpartition("/")[2]
 
     def join(self, *parts: str) -> Place:
-        """An address below this one."""
+        """Returns an address below this one."""
         return Place("/".join([self.url.rstrip("/"), *parts]), self.options)
 
     def arrow(self) -> pafs.FileSystem:
-        """The filesystem for Arrow and Ray Data. pyarrow's own S3 ignores AWS_ENDPOINT_URL; s3fs does not."""
-        if self.protocol == "file":
-            return pafs.LocalFileSystem()
-        return pafs.PyFileSystem(_Handler(self.fs))
+        """Returns the filesystem for Arrow and Ray Data.
 
-    def put(self, data: bytes, parts: Place | None = None) -> None:
-        """Writes a small object so that no reader ever sees a part of it.
+        It wraps fsspec, because pyarrow's S3 filesystem ignores AWS_ENDPOINT_URL and s3fs does not.
+        """
+        from pipeline.storage.arrow_filesystem import from_fsspec, local  # loads pyarrow
+
+        return local() if self.protocol == "file" else from_fsspec(self.fs)
+
+    def put(self, data: bytes, temporary: Place | None = None) -> None:
+        """Writes a small object atomically: a reader sees all of it or nothing.
 
         Args:
-            parts: on a local disk, the folder where the file is until it is whole; None: its own.
+            data: the content.
+            temporary: on a local disk, the folder for the unfinished file. None: the folder of the object.
         """
         if self.protocol != "file":
-            self.fs.pipe_file(self.path, data)  # one PUT, or a multipart upload: visible when complete
-            return
-        folder = parts.path if parts else os.path.dirname(self.path)
-        part = os.path.join(folder, f"{self.name}.{uuid.uuid4().hex}.part")
-        os.makedirs(folder, exist_ok=True)
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        try:
-            with open(part, "wb") as file:
-                file.write(data)
-            os.replace(part, self.path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(part)
-            raise
+            self.fs.pipe_file(self.path, data)  # one PUT or a multipart upload: it appears when it is complete
+        else:
+            _write_local(self.path, data, temporary.path if temporary else os.path.dirname(self.path))
 
     def list(self, suffix: str) -> list[Place]:
-        """Objects directly below this prefix whose name ends in `suffix`, in order; none if it does not exist."""
+        """Returns the objects directly below this prefix whose names end in `suffix`, sorted.
+
+        The list is empty if the prefix does not exist.
+        """
         self.fs.invalidate_cache(self.path)
         try:
             names = self.fs.ls(self.path, detail=False)
@@ -114,11 +124,11 @@ class Place:
         return [Place(self.url_of(n), self.options) for n in sorted(names) if n.endswith(suffix)]
 
     def version(self) -> str:
-        """The version of the object as it is now, straight from the store; see `version_of`."""
+        """Returns the current version of the object, straight from the store; see `version_of`."""
         return version_of(self._info())
 
     def size(self) -> int:
-        """Bytes of the object as it is now."""
+        """Returns the current size of the object in bytes, straight from the store."""
         return int(self._info()["size"])
 
     def _info(self) -> dict[str, Any]:
@@ -128,33 +138,14 @@ class Place:
         return self.fs.info(self.path)
 
     def url_of(self, path: str) -> str:
-        """The URL of a path that this filesystem listed."""
+        """Returns the URL of a path that this filesystem listed."""
         if self.protocol == "file" or path.startswith(f"{self.protocol}://"):
             return path
         return f"{self.protocol}://{path.lstrip('/')}"
 
 
-class _Handler(pafs.FSSpecHandler):
-    """Opens at once: pyarrow's own asks `isfile` first, to which every failure of a store is a missing file."""
-
-    def open_input_stream(self, path: str) -> pa.PythonFile:
-        return pa.PythonFile(self.fs.open(path, mode="rb"), mode="r")
-
-    open_input_file = open_input_stream
-
-
-# A store that cannot be reached should be reported in seconds, and a slow one survived. s3fs reads 50 MB
-# ahead by default, so that one column of a Parquet file would cost the whole file.
-S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": S3_TIMEOUTS, "default_cache_type": "none", "use_listings_cache": False},
-    "gs": {"use_listings_cache": False},  # a listing of millions of keys would be kept
-    "az": {"use_listings_cache": False},
-}
-
-
 def place(url: str | os.PathLike[str], options: dict[str, Any] | None = None) -> Place:
-    """The place a user named: any fsspec URL, or a local path (made absolute)."""
+    """Returns the place that a user named: any fsspec URL, or a local path, which becomes absolute."""
     text = os.fspath(url)
     if text.startswith("file://"):
         text = text.removeprefix("file://")
@@ -163,16 +154,25 @@ def place(url: str | os.PathLike[str], options: dict[str, Any] | None = None) ->
     return Place(text.rstrip("/") or "/", options or {})
 
 
-def store_kind(protocol: str) -> str:
-    """One name for the protocols of one kind of store."""
-    return FAMILIES.get(protocol, protocol)
-
-
 def options_for(options: dict[str, Any], protocol: str) -> dict[str, Any]:
-    """The options meant for a protocol: those without one in their name, then those with its."""
-    named = {key: key.partition(".") for key in options}
-    every = {key: options[key] for key, (_, dot, _) in named.items() if not dot}
-    own = {
-        name: options[key] for key, (of, dot, name) in named.items() if dot and store_kind(of) == store_kind(protocol)
-    }
-    return every | own
+    """Returns the options for one protocol: first those without a prefix, then those with its prefix."""
+    keys = {key: key.partition(".") for key in options}
+    general = {key: options[key] for key, (_, dot, _) in keys.items() if not dot}
+    kind = store_kind(protocol)
+    specific = {name: options[key] for key, (of, dot, name) in keys.items() if dot and store_kind(of) == kind}
+    return general | specific
+
+
+def _write_local(path: str, data: bytes, temporary: str) -> None:
+    """Writes a local file in the folder `temporary`, then renames it to `path`."""
+    unfinished = os.path.join(temporary, f"{os.path.basename(path)}.{uuid.uuid4().hex}.part")
+    os.makedirs(temporary, exist_ok=True)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(data)
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(unfinished)
+        raise

@@ -1,4 +1,4 @@
-"""An object as a seekable file that reads ahead."""
+"""An object in a store as a seekable file that reads ahead."""
 
 from __future__ import annotations
 
@@ -6,35 +6,40 @@ import io
 from typing import Any
 
 from pipeline.storage.filesystem import Place
-from pipeline.storage.ranged_reads import MAX_REQUEST_BYTES, MERGE_GAP, Range, read_ranges
+from pipeline.storage.ranged_reads import MAX_REQUEST_BYTES, MERGE_GAP, ByteRange, read_ranges
 from pipeline.storage.retries import RETRY_SECONDS
 
-FIRST, AHEAD = 8 << 10, 8 << 20  # bytes of a request after a jump; of one in the middle of a file read on and on
+FIRST_READ = 8 << 10  # bytes of a request after a jump: the headers of a tar member, the footer of a Parquet file
+MAX_READ_AHEAD = 8 << 20  # bytes of a request in the middle of a file that is read on and on
+GROWTH = 4  # each request that continues the last one is this many times as large
 
 
 class ObjectError(Exception):
-    """An object cannot be read, by its own fault; the cause is the store's error."""
+    """One object cannot be read. The cause is the store's error."""
 
 
 class ObjectFile(io.RawIOBase):
-    """An object as a seekable file, read in ranges with retry_seconds.
+    """An object as a seekable file, read in ranges with retries.
 
-    After a jump it reads little, and more with each read that goes on from there: so headers between large
-    members cost a small request each, and small members are read along with them.
+    After a jump it requests little, and more with each read that continues from there. So headers between large tar
+    members cost a small request each, and small members arrive together with their headers.
 
     Args:
+        place: the object.
         size: bytes of the object.
+        retry_seconds: how long to retry, see `retries`.
 
     Raises:
-        ObjectError: by reads, if the object cannot be read.
-        InputError: by reads, if its store cannot.
+        ObjectError: while reading, if this object cannot be read.
+        InputError: while reading, if its store cannot be used.
     """
 
     def __init__(self, place: Place, size: int, retry_seconds: float = RETRY_SECONDS) -> None:
         super().__init__()
-        self._place, self._size, self._patience = place, size, retry_seconds
-        self._position, self._start, self._ahead = 0, 0, FIRST
-        self._buffer = b""
+        self._place, self._size, self._retry_seconds = place, size, retry_seconds
+        self._position = 0
+        self._buffer, self._buffer_start = b"", 0
+        self._read_ahead = FIRST_READ
 
     def readable(self) -> bool:
         return True
@@ -50,17 +55,17 @@ class ObjectFile(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes: as many as asked for, unless the object ends before."""
+        """Reads the next bytes: as many as asked for, unless the object ends earlier."""
         stop = self._size if size is None or size < 0 else min(self._position + size, self._size)
         pieces: list[bytes] = []
         while self._position < stop:
-            at = self._position - self._start
+            at = self._position - self._buffer_start
             if not 0 <= at < len(self._buffer):
                 self._fill(stop - self._position)
                 at = 0
             piece = self._buffer[at : at + stop - self._position]
             if not piece:
-                break  # shorter than it was
+                break  # the object is shorter than it was
             self._position += len(piece)
             pieces.append(piece)
         return b"".join(pieces)
@@ -71,13 +76,12 @@ class ObjectFile(io.RawIOBase):
         return len(data)
 
     def _fill(self, needed: int) -> None:
-        """Makes the buffer begin at the position and hold what is needed, and some more."""
-        going_on = (
-            0 <= self._position - self._start - len(self._buffer) <= MERGE_GAP and self._start + len(self._buffer) > 0
-        )
-        self._ahead = min(self._ahead * 4, AHEAD) if going_on else FIRST
-        stop = min(self._position + min(max(needed, self._ahead), MAX_REQUEST_BYTES), self._size)
-        (got,) = read_ranges(self._place, [Range(self._place.path, self._position, stop)], self._patience)
-        if isinstance(got, Exception):
-            raise ObjectError(self._place.url) from got
-        self._start, self._buffer = self._position, got
+        """Fills the buffer from the position on, with at least `needed` bytes and the read-ahead."""
+        end = self._buffer_start + len(self._buffer)
+        continues = end > 0 and 0 <= self._position - end <= MERGE_GAP
+        self._read_ahead = min(self._read_ahead * GROWTH, MAX_READ_AHEAD) if continues else FIRST_READ
+        stop = min(self._position + min(max(needed, self._read_ahead), MAX_REQUEST_BYTES), self._size)
+        (answer,) = read_ranges(self._place, [ByteRange(self._place.path, self._position, stop)], self._retry_seconds)
+        if isinstance(answer, Exception):
+            raise ObjectError(self._place.url) from answer
+        self._buffer_start, self._buffer = self._position, answer

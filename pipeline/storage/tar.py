@@ -1,4 +1,4 @@
-"""Tar shards: what is in them, from their headers; and .tgz shards, which can only be read from end to end."""
+"""Tar shards: lists their members from the headers. Members of a .tgz can only be read from start to end."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 DAMAGE_ERRORS = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, OverflowError, ValueError)
-BLOCK = 1 << 20  # bytes at once of a stream
-CHAIN = 40  # links that are followed from one to the next, as many as Linux does
+BLOCK_BYTES = 1 << 20  # read at once from a stream
+MAX_LINKS = 40  # links followed from one to the next, the limit of Linux
 
 
 class Member(NamedTuple):
-    """A name in a tar, and where what it stands for lies.
+    """A name in a tar, and where its data lies.
 
     Attributes:
-        name: as it is stored; bytes that are no UTF-8 are surrogates.
-        offset, size: bytes, of a tar unpacked; 0 where there is an error.
-        error: why there is nothing to read, `Class: reason`.
+        name: as stored. Bytes that are not UTF-8 become surrogates.
+        offset: of the data, in bytes, in the unpacked tar; 0 if there is an error.
+        size: of the data, in bytes; 0 if there is an error.
+        error: why the data cannot be read, `Class: reason`; or None.
     """
 
     name: str
@@ -34,29 +35,33 @@ class Member(NamedTuple):
 
 
 def members(file: io.RawIOBase, compressed: bool) -> Iterator[Member]:
-    """Each regular file in a tar, in order, then each link to one; of two of one name the last counts.
+    """Yields each regular file of a tar in order, then each link to one.
+
+    A name may occur twice. Both files are yielded; the last one counts, as in tar itself.
 
     Raises:
-        DAMAGE_ERRORS: the tar is damaged or ends early; after what came before.
+        DAMAGE_ERRORS: the tar is damaged or ends early. The members before that are yielded first.
     """
-    names = _Names()
+    index = _MemberIndex()
     damage: Exception | None = None
     try:
         for header, _ in _headers(file, compressed):
-            if names.add(header):
-                yield names.file(len(names) - 1, header.name)
+            if index.add(header):
+                yield index.file(len(index) - 1, header.name)
     except DAMAGE_ERRORS as error:
         damage = error
-    yield from names.links()
+    yield from index.links()
     if damage:
         raise damage
 
 
 def read_members(file: io.RawIOBase, wanted: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, bytes]]:
-    """(key, bytes) of members of a .tgz by where their data begins in the unpacked tar, in order.
+    """Yields (key, bytes) of members of a .tgz, in order.
 
     Args:
-        wanted: keys of each member by its offset; several, where links stand for it too.
+        file: a .tgz.
+        wanted: keys of each member, by the offset of its data in the unpacked tar. A member has several keys if links
+            point to it.
 
     Raises:
         DAMAGE_ERRORS: the stream is damaged or ends early.
@@ -73,16 +78,16 @@ def read_members(file: io.RawIOBase, wanted: Mapping[int, Sequence[int]]) -> Ite
 
 
 def _headers(file: io.RawIOBase, compressed: bool) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """The header of each regular file and each link in a tar, and the tar to extract it from, in order."""
-    stream = _Unpacked(file) if compressed else None
-    mode: Any = {"mode": "r|", "bufsize": BLOCK, "fileobj": stream} if stream else {"mode": "r:", "fileobj": file}
+    """Yields the header of each regular file and each link in order, with the tar that can extract it."""
+    stream = _GunzipStream(file) if compressed else None
+    mode: Any = {"mode": "r|", "bufsize": BLOCK_BYTES, "fileobj": stream} if stream else {"mode": "r:", "fileobj": file}
     try:
-        with tarfile.open(tarinfo=_Member, **mode) as tar:
+        with tarfile.open(tarinfo=_StrictTarInfo, **mode) as tar:
             while member := tar.next():
-                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep the header of every member
                 if member.isfile() or member.islnk() or member.issym():
                     yield member, tar
-        while stream and stream.read(BLOCK):  # to the checksum
+        while stream and stream.read(BLOCK_BYTES):  # up to the checksum at the end
             pass
     except tarfile.TarError as error:
         raise (stream and stream.damage) or error from None
@@ -92,22 +97,22 @@ def _headers(file: io.RawIOBase, compressed: bool) -> Iterator[tuple[tarfile.Tar
 
 class _Link(NamedTuple):
     target: str
-    before: int | None  # a hard link names an earlier member, a symbolic one any
+    before: int | None  # a hard link names a member before this number; a symbolic link (None) may name any
 
 
-class _Names:
-    """Which name is what: 24 bytes a member and the links, which can be followed when all have been added."""
+class _MemberIndex:
+    """All members of a tar by name, in 24 bytes each, so that links can be followed at the end."""
 
     def __init__(self) -> None:
         self._hashes, self._offsets, self._sizes = array("q"), array("q"), array("q")
         self._links: dict[int, _Link] = {}
-        self._last: dict[str, int] = {}  # link of a name that no later file has
+        self._last_link: dict[str, int] = {}  # number of the last link of each name that no later file replaced
 
     def __len__(self) -> int:
         return len(self._hashes)
 
     def add(self, header: tarfile.TarInfo) -> bool:
-        """Adds a member; whether it is a file."""
+        """Adds a member. Returns whether it is a file."""
         number, is_file = len(self), header.isfile()
         if header.islnk():
             self._links[number] = _Link(posixpath.normpath(header.linkname), number)
@@ -115,59 +120,65 @@ class _Names:
             target = posixpath.join(posixpath.dirname(header.name), header.linkname)
             self._links[number] = _Link(posixpath.normpath(target), None)
         if is_file:
-            self._last.pop(header.name, None)
+            self._last_link.pop(header.name, None)
         else:
-            self._last[header.name] = number
-        self._hashes.append(_hash(header.name))
+            self._last_link[header.name] = number
+        self._hashes.append(_name_hash(header.name))
         self._offsets.append(-1 if header.issparse() else header.offset_data)
         self._sizes.append(header.size)
         return is_file
 
     def file(self, number: int, name: str) -> Member:
-        """The file that was added so, under a name."""
+        """Returns the file with this number, under a name."""
         if self._offsets[number] < 0:
             return Member(name, 0, 0, "SparseMember: sparse files in a tar are not read")
         return Member(name, self._offsets[number], self._sizes[number], None)
 
     def links(self) -> Iterator[Member]:
-        """Each link that no later member of its name replaces."""
+        """Yields each link that no later member with its name replaced."""
         if not self._links:
             return
         hashes = np.frombuffer(self._hashes, np.int64)
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
 
-        def last(name: str, before: int | None) -> int | None:
-            first, stop = (int(np.searchsorted(hashes, _hash(name), side)) for side in ("left", "right"))
+        def last_with_name(name: str, before: int | None) -> int | None:
+            first, stop = (int(np.searchsorted(hashes, _name_hash(name), side)) for side in ("left", "right"))
             same = order[first:stop]
             stop = len(same) if before is None else int(np.searchsorted(same, before))
             return int(same[stop - 1]) if stop else None
 
-        for name, number in self._last.items():
-            at: int | None = number
-            for _ in range(CHAIN):
-                if at in self._links:
-                    at = last(self._links[at].target, self._links[at].before)
-            if at is None or at in self._links:
-                why = "is no file in this tar" if at is None else f"leads on through {CHAIN} links or in a circle"
-                yield Member(name, 0, 0, f"BrokenLink: names {self._links[number].target!r}, which {why}")
+        for name, number in self._last_link.items():
+            target: int | None = number
+            for _ in range(MAX_LINKS):
+                if target in self._links:
+                    target = last_with_name(*self._links[target])
+            if target is None or target in self._links:
+                broken = "is no file in this tar"
+                if target is not None:
+                    broken = f"leads on through {MAX_LINKS} links or in a circle"
+                yield Member(name, 0, 0, f"BrokenLink: names {self._links[number].target!r}, which {broken}")
             else:
-                yield self.file(at, name)
+                yield self.file(target, name)
 
 
-def _hash(name: str) -> int:
+def _name_hash(name: str) -> int:
     return hash(posixpath.normpath(name))
 
 
-class _Unpacked:
-    """A gzip stream, unpacked. Where it is damaged it ends, so that nothing is lost of what comes before."""
+class _GunzipStream:
+    """Unpacks a gzip stream. At damage it ends like a complete stream, so that everything before that is read.
+
+    Attributes:
+        damage: the error at which the stream ended, or None.
+    """
 
     def __init__(self, file: io.RawIOBase) -> None:
-        self._stream = gzip.GzipFile(fileobj=io.BufferedReader(file, BLOCK))
+        self._stream = gzip.GzipFile(fileobj=io.BufferedReader(file, BLOCK_BYTES))
         self.damage: Exception | None = None
 
     def read(self, size: int) -> bytes:
-        """Some bytes; none at the end."""
+        """Reads up to `size` bytes; none at the end."""
         try:
             return b"" if self.damage else self._stream.read1(size)
         except DAMAGE_ERRORS as error:
@@ -175,11 +186,11 @@ class _Unpacked:
             return b""
 
 
-class _Member(tarfile.TarInfo):
-    """A header. One that is damaged or missing is an error, where tarfile takes it for the end of the tar."""
+class _StrictTarInfo(tarfile.TarInfo):
+    """A header that raises an error if it is damaged or missing. tarfile would take it for the end of the tar."""
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile, **options: Any) -> _Member:  # type: ignore[override]
+    def fromtarfile(cls, tar: tarfile.TarFile, **options: Any) -> _StrictTarInfo:  # type: ignore[override]
         try:
             return super().fromtarfile(tar, **options)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]

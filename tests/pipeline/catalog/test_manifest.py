@@ -18,7 +18,7 @@ from pipeline.catalog.id_set import NO_IDS
 from pipeline.catalog.inputs import find_containers
 from pipeline.catalog.slices import unfinished_slices
 from pipeline.errors import InputError
-from pipeline.images.decoder import open_image, to_rgb
+from pipeline.images import open_image, to_rgb
 from pipeline.stages.source import rows_of
 from pipeline.storage import place
 from pipeline.storage.original_bytes import fetch_images

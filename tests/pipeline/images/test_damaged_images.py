@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np, torch
 from model import read_checkpoint
 from model.layers.transform import shrink
-from pipeline.images.decoder import ImageError, cropper, open_image, to_rgb
+from pipeline.images import ImageError, cropper, open_image, to_rgb
 
 preset, limit = read_checkpoint("nuclei").preset, int(sys.argv[2])
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.faults.fuzz import chunk
 
-from pipeline.images.decoder import ImageError, cropper, open_image, to_rgb
+from pipeline.images import ImageError, cropper, open_image, to_rgb
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 

@@ -90,7 +90,7 @@ def test_no_more_is_decoded_at_once_than_fits(photos: Path, monkeypatch: pytest.
     largest = max(3 * h * w for h, w in sizes)
     device = Device(room=3 * largest)
     monkeypatch.setattr("torchvision.io.decode_jpeg", device)
-    monkeypatch.setattr("pipeline.images.device_jpeg.AT_ONCE", 3 * largest)
+    monkeypatch.setattr("pipeline.images.device_jpeg.MAX_BATCH_BYTES", 3 * largest)
     found = decode_jpegs(files, sizes, SMALL, CPU)
     assert len(files) > 6
     assert largest < device.most <= 3 * largest

@@ -13,8 +13,7 @@ from PIL import Image
 from support.faults.fuzz import stored_array as stored
 from test_decoder import assert_pixels_or_a_reason, decoded
 
-from pipeline.images import tiff
-from pipeline.images.decoder import ImageError, cropper, open_image
+from pipeline.images import ImageError, cropper, open_image, tiff
 
 RANDOM = np.random.default_rng(0)
 DEEP = RANDOM.integers(100, 4000, (5, 20, 30), np.uint16)  # channels, rows, columns
@@ -137,7 +136,7 @@ def test_ordinary_files_are_left_to_pillow() -> None:
     for mode in ("1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr"):
         buffer = io.BytesIO()
         photo.convert("RGBA" if mode == "LA" else mode).convert(mode).save(buffer, "TIFF")
-        assert tiff.channels(buffer.getvalue()) is None, mode
+        assert tiff.open_multichannel(buffer.getvalue()) is None, mode
     assert np.array_equal(decoded(stored(np.asarray(photo), photometric="rgb", bigtiff=True)), np.asarray(photo))
 
 

@@ -31,7 +31,8 @@ from pipeline.errors import InputError
 from pipeline.schema import image_id
 from pipeline.stages.source import rows_of
 from pipeline.storage import Place, place
-from pipeline.storage.original_bytes import MAX_IMAGE_BYTES, IsolateImage, fetch_images
+from pipeline.storage.image_readers import MAX_IMAGE_BYTES, IsolateImage
+from pipeline.storage.original_bytes import fetch_images
 from pipeline.storage.ranged_reads import MAX_REQUEST_BYTES, MERGE_GAP, merge_ranges
 
 MEMBER = st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 40 << 20), st.integers(1, 3 << 20))
