@@ -1,4 +1,4 @@
-"""300 damaged images: never a crash, never unbounded memory, each of them pixels or a reason, and one row."""
+"""300 damaged images: each gives pixels or a reason and one row, without a crash and within bounded memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.storage import place
 
 pytestmark = pytest.mark.slow
 MAX_PIXELS = 20_000_000
-MEMORY = 30 * MAX_PIXELS  # bytes above what the libraries take; 16-bit images need most of it
+MEMORY = 30 * MAX_PIXELS  # bytes beyond what the libraries take; 16-bit images need the most
 REASON = re.compile(r"[A-Z][A-Za-z]+: \S.*")
 SCRIPT = """
 import json, resource, sys, time
@@ -31,27 +31,27 @@ preset, limit = read_checkpoint("nuclei").preset, int(sys.argv[2])
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 start = peak()
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    said, began = {"name": path.name, "error": None, "shape": None, "crop": None}, time.perf_counter()
+    outcome, began = {"name": path.name, "error": None, "shape": None, "crop": None}, time.perf_counter()
     print(json.dumps({"name": path.name, "begins": True}), flush=True)  # so that a crash has a name
     try:
         pixels = to_rgb(open_image(path.read_bytes(), limit))
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3, pixels.shape
-        said["shape"] = shrink(torch.from_numpy(pixels), preset).shape
+        outcome["shape"] = shrink(torch.from_numpy(pixels), preset).shape
     except ImageError as error:
-        said["error"] = str(error)
+        outcome["error"] = str(error)
     try:
         image = open_image(path.read_bytes(), limit)
         crop = cropper(image)((0, 0, min(image.width, 64), min(image.height, 64)))
-        assert said["error"] or (crop == pixels[:64, :64]).all()
+        assert outcome["error"] or (crop == pixels[:64, :64]).all()
     except ImageError as error:
-        said["crop"] = str(error)
-    print(json.dumps(said | {"memory": peak() - start, "seconds": time.perf_counter() - began}), flush=True)
+        outcome["crop"] = str(error)
+    print(json.dumps(outcome | {"memory": peak() - start, "seconds": time.perf_counter() - began}), flush=True)
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, nuclei: Path, photos: Path) -> Path:
-    """A folder of the damaged images."""
+    """A folder with the damaged images."""
     folder = tmp_path_factory.mktemp("damaged")
     for name, data in damaged_images(nuclei, photos).items():
         (folder / name).write_bytes(data)
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, nuclei: Path, photos: Path)
 
 @pytest.fixture(scope="module")
 def decoded(folder: Path) -> dict[str, dict]:
-    """What decoding said of each, in one process that went through all of them."""
+    """The outcome of each image, decoded one after the other in one process."""
     command = [sys.executable, "-c", SCRIPT, str(folder), str(MAX_PIXELS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -71,20 +71,20 @@ def decoded(folder: Path) -> dict[str, dict]:
 
 def test_each_gives_pixels_or_a_reason(folder: Path, decoded: dict[str, dict]) -> None:
     assert sorted(decoded) == sorted(p.name for p in folder.iterdir())
-    for name, said in decoded.items():
-        assert (said["error"] is None) == (said["shape"] is not None), name
-        for reason in filter(None, (said["error"], said["crop"])):
+    for name, outcome in decoded.items():
+        assert (outcome["error"] is None) == (outcome["shape"] is not None), name
+        for reason in filter(None, (outcome["error"], outcome["crop"])):
             assert REASON.fullmatch(reason), (name, reason)
-    kinds = {said["error"].split(":")[0] for said in decoded.values() if said["error"]}
+    kinds = {outcome["error"].split(":")[0] for outcome in decoded.values() if outcome["error"]}
     assert kinds == {"DamagedImage", "NotAnImage", "TooManyPixels"}
-    assert 50 < sum(said["error"] is None for said in decoded.values()) < 250
+    assert 50 < sum(outcome["error"] is None for outcome in decoded.values()) < 250
 
 
-def test_memory_is_bounded_by_the_pixels_that_are_let_in(decoded: dict[str, dict]) -> None:
+def test_memory_is_bounded_by_the_limit_of_pixels(decoded: dict[str, dict]) -> None:
     grown, before = {}, 0
-    for name, said in decoded.items():
-        if said["memory"] > before:
-            grown[name], before = said["memory"] >> 20, said["memory"]
+    for name, outcome in decoded.items():
+        if outcome["memory"] > before:
+            grown[name], before = outcome["memory"] >> 20, outcome["memory"]
     assert before < MEMORY, f"MiB: {grown}"
 
 

@@ -1,4 +1,4 @@
-"""JPEG files decoded beside the network: against Pillow, and what neither can read."""
+"""JPEG files decoded on the device of the network: the pixels are Pillow's, and damaged files give a reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sizes_of(files: list[bytes]) -> list[tuple[int, int]]:
     return [Image.open(io.BytesIO(file)).size[::-1] for file in files]
 
 
-def test_pixels_are_pillows_but_for_rounding(photos: Path) -> None:
+def test_pixels_equal_pillows_up_to_rounding(photos: Path) -> None:
     files = [p.read_bytes() for p in sorted(photos.glob("*.jpg"))]
     grey = io.BytesIO()
     Image.open(io.BytesIO(files[0])).convert("L").save(grey, "JPEG")
@@ -38,7 +38,7 @@ def test_pixels_are_pillows_but_for_rounding(photos: Path) -> None:
         assert np.abs(found.numpy() - expected).mean() < 0.5
 
 
-def test_one_bad_file_is_an_error_and_spoils_no_other(photos: Path) -> None:
+def test_a_bad_file_is_an_error_and_does_not_affect_the_others(photos: Path) -> None:
     good = sorted(photos.glob("*.jpg"))[0].read_bytes()
     cmyk = io.BytesIO()
     Image.open(io.BytesIO(good)).convert("CMYK").save(cmyk, "JPEG")
@@ -51,7 +51,7 @@ def test_one_bad_file_is_an_error_and_spoils_no_other(photos: Path) -> None:
     assert cut.startswith("DamagedImage: ")
 
 
-def test_a_large_image_is_shrunk_as_one_that_a_task_decodes(photos: Path) -> None:
+def test_a_large_image_is_shrunk_like_one_that_the_decode_stage_reads(photos: Path) -> None:
     files = [p.read_bytes() for p in sorted(photos.glob("*.jpg"))]
     for file, size, found in zip(files, sizes_of(files), decode_jpegs(files, sizes_of(files), SMALL, CPU), strict=True):
         assert isinstance(found, torch.Tensor)
@@ -61,7 +61,7 @@ def test_a_large_image_is_shrunk_as_one_that_a_task_decodes(photos: Path) -> Non
 
 
 class Device:
-    """torchvision's decoder on a device that holds so many bytes of pixels, which it has to get back."""
+    """torchvision's decoder on a device with memory for `room` bytes of pixels that are alive at the same time."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -83,7 +83,7 @@ class Device:
         return found
 
 
-def test_no_more_is_decoded_at_once_than_fits(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_decoded_only_as_far_as_it_fits(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [p.read_bytes() for p in sorted(photos.glob("*.jpg"))] * 4
     sizes = sizes_of(files)
     expected = decode_jpegs(files, sizes, SMALL, CPU)
@@ -94,14 +94,14 @@ def test_no_more_is_decoded_at_once_than_fits(photos: Path, monkeypatch: pytest.
     found = decode_jpegs(files, sizes, SMALL, CPU)
     assert len(files) > 6
     assert largest < device.most <= 3 * largest
-    assert device.calls <= len(files) / 2  # several at a time, and none of them in vain
+    assert device.calls <= len(files) / 2  # several files at a time, and no attempt fails
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_an_image_without_room_on_the_device_is_decoded_beside_it(
+def test_an_image_that_does_not_fit_on_the_device_is_decoded_by_pillow(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All together do not fit; alone all but the largest do, once the failed attempt's pixels are gone."""
+    """Together the files do not fit. Alone all but the largest do, once the failed attempt has freed its pixels."""
     files = [p.read_bytes() for p in sorted(photos.glob("*.jpg"))]
     sizes = sizes_of(files)
     *_, below, largest = sorted({3 * h * w for h, w in sizes})

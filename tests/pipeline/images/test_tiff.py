@@ -1,4 +1,4 @@
-"""TIFF of channels and depths: the stated mapping, against the arrays that were written."""
+"""TIFF files of several channels and of every depth follow the mapping that `pipeline.images.tiff` states."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support.faults.fuzz import stored_array as stored
-from test_decoder import assert_pixels_or_a_reason, decoded
+from support.images import assert_pixels_or_a_reason, decoded
 
 from pipeline.images import ImageError, cropper, open_image, tiff
 
 RANDOM = np.random.default_rng(0)
 DEEP = RANDOM.integers(100, 4000, (5, 20, 30), np.uint16)  # channels, rows, columns
-DEEP[1] //= 7  # a stain that is dimmer
+DEEP[1] //= 7  # a dimmer stain
 COLOUR = np.ascontiguousarray(DEEP[:3].transpose(1, 2, 0))
 BLACK = np.zeros((20, 30), np.uint8)
 
 
-def stretched(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+def scaled(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
     low, high = float(values.min() if low is None else low), float(values.max() if high is None else high)
     return np.floor((values.astype(np.float64) - low) / (high - low) * 255 + 0.5).astype(np.uint8)
 
 
 def each(*channels: np.ndarray) -> np.ndarray:
     """Each channel from its own minimum to its own maximum, as red, green and blue."""
-    return np.dstack([stretched(c) for c in channels])
+    return np.dstack([scaled(c) for c in channels])
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"compression": "lzw", "predictor": True}, {"tile": (16, 16), "compression": "zlib"}]
 )
 def test_deep_colour_keeps_its_hue(options: dict) -> None:
-    expected = stretched(COLOUR, COLOUR.min(), COLOUR.max())
+    expected = scaled(COLOUR, COLOUR.min(), COLOUR.max())
     assert np.array_equal(decoded(stored(COLOUR, photometric="rgb", **options)), expected)
     planes = stored(DEEP[:3], photometric="rgb", planarconfig="separate", **options)
     assert np.array_equal(decoded(planes), expected)
@@ -59,7 +59,7 @@ def test_channels_are_red_green_and_blue_each_with_its_own_range(options: dict) 
     assert np.array_equal(decoded(stored(DEEP, **options)), each(*DEEP[:3]))
     assert np.array_equal(decoded(stored(DEEP[:3], **options)), each(*DEEP[:3]))
     two = decoded(stored(DEEP[:2], **options))
-    assert np.array_equal(two, np.dstack([stretched(DEEP[0]), stretched(DEEP[1]), BLACK]))
+    assert np.array_equal(two, np.dstack([scaled(DEEP[0]), scaled(DEEP[1]), BLACK]))
 
 
 def test_interleaved_channels() -> None:
@@ -71,9 +71,9 @@ def test_interleaved_channels() -> None:
     assert np.array_equal(decoded(stored(eight[..., :2], **options)), np.dstack([eight[..., :2], BLACK]))
 
 
-def test_of_time_and_focus_the_first_counts() -> None:
+def test_the_first_time_and_focus_are_used() -> None:
     stack = RANDOM.integers(0, 4000, (2, 3, 2, 20, 30), np.uint16)
-    expected = np.dstack([stretched(stack[0, 0, 0]), stretched(stack[0, 0, 1]), BLACK])
+    expected = np.dstack([scaled(stack[0, 0, 0]), scaled(stack[0, 0, 1]), BLACK])
     for options in ({"imagej": True, "metadata": {"axes": "TZCYX"}}, {"ome": True, "metadata": {"axes": "TZCYX"}}):
         assert np.array_equal(decoded(stored(stack, **options)), expected)
     other_order = np.ascontiguousarray(stack.transpose(2, 0, 1, 3, 4))
@@ -88,7 +88,7 @@ def test_pages_without_a_name_are_frames() -> None:
     assert np.array_equal(decoded(buffer.getvalue()), each(DEEP[0], DEEP[0], DEEP[0]))
 
 
-def test_where_white_is_zero_grey_is_inverted() -> None:
+def test_grey_is_inverted_where_white_is_zero() -> None:
     expected = 255 - each(DEEP[0], DEEP[0], DEEP[0])
     assert np.array_equal(decoded(stored(DEEP[0], photometric="miniswhite")), expected)
 
@@ -112,15 +112,15 @@ def test_one_channel_of_any_kind(data: st.DataObject) -> None:
     options["byteorder"] = data.draw(st.sampled_from("<>"))
     got = decoded(stored(values, photometric="minisblack", **options))
     flat = values.min() == values.max()
-    expected = values if kind == "u1" else np.zeros_like(values, np.uint8) if flat else stretched(values)
+    expected = values if kind == "u1" else np.zeros_like(values, np.uint8) if flat else scaled(values)
     assert np.array_equal(got, np.repeat(expected[:, :, None], 3, axis=2))
 
 
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
 @pytest.mark.parametrize("odd", [[np.nan], [np.inf], [-np.inf], [np.inf, -np.inf, np.nan]])
-def test_what_is_not_finite_does_not_count(kind: str, odd: list[float]) -> None:
+def test_values_that_are_not_finite_are_ignored_in_scaling(kind: str, odd: list[float]) -> None:
     values = (RANDOM.normal(size=(20, 30)) * 100 - 700).astype(kind)
-    expected = stretched(values[1:])
+    expected = scaled(values[1:])
     values[0] = np.resize(odd, 30)
     shown = np.where(values[:1] == np.inf, 255, 0)
     got = decoded(stored(values, photometric="minisblack"))
@@ -141,7 +141,7 @@ def test_ordinary_files_are_left_to_pillow() -> None:
 
 
 @pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True, "tile": (16, 16), "compression": "zlib"}])
-def test_parts_are_those_of_the_whole(options: dict) -> None:
+def test_a_crop_has_the_pixels_of_the_whole_image(options: dict) -> None:
     data = stored(DEEP, metadata={"axes": "CYX"}, **options)
     crop = cropper(open_image(data, 10**6))
     assert np.array_equal(crop((3, 5, 21, 14)), decoded(data)[5:14, 3:21])
@@ -162,7 +162,7 @@ def test_other_files_that_metadata_names_are_never_opened(tmp_path: object, monk
 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
-def test_what_is_cut_off_says_so(compression: str | None) -> None:
+def test_a_file_that_is_cut_off_gives_a_reason(compression: str | None) -> None:
     data = stored(RANDOM.integers(0, 65535, (200, 300), np.uint16), compression=compression)
     with pytest.raises(ImageError, match=r"^DamagedImage: "):
         decoded(data[: len(data) // 2])

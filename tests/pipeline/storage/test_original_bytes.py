@@ -1,4 +1,4 @@
-"""Ranged reads: neighbours together, the image's own faults as errors, the store's as retry_seconds."""
+"""Original bytes of catalogued images: few requests, errors of an image as its row, errors of a store stop the job."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ import pyarrow as pa
 import pyarrow.compute
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from hypothesis import given
-from hypothesis import strategies as st
 from s3fs import S3FileSystem
 from support.shards import Counter, counting, parquet_of, tar_of
 
@@ -33,35 +31,11 @@ from pipeline.stages.source import rows_of
 from pipeline.storage import Place, place
 from pipeline.storage.image_readers import MAX_IMAGE_BYTES, IsolateImage
 from pipeline.storage.original_bytes import fetch_images
-from pipeline.storage.ranged_reads import MAX_REQUEST_BYTES, MERGE_GAP, merge_ranges
-
-MEMBER = st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 40 << 20), st.integers(1, 3 << 20))
-
-
-@given(st.lists(MEMBER, max_size=40))
-def test_each_row_lies_in_exactly_one_range(members: list[tuple[str, int, int]]) -> None:
-    wanted = [(path, offset, length, row) for row, (path, offset, length) in enumerate(members)]
-    ranges = merge_ranges(wanted)
-    where = {row: r for r in ranges for row in r.rows}
-    assert sorted(row for r in ranges for row in r.rows) == list(range(len(members)))
-    for path, offset, length, row in wanted:
-        assert where[row].path == path
-        assert where[row].start <= offset
-        assert offset + length <= where[row].stop
-    for r in ranges:
-        assert r.stop - r.start <= MAX_REQUEST_BYTES or len({wanted[i][1:3] for i in r.rows}) == 1
-
-
-def test_neighbours_of_a_shard_are_one_request_and_strangers_are_not() -> None:
-    step = 100_000
-    neighbours = [("s.tar", i * step, step - 512, i) for i in range(20)]
-    assert len(merge_ranges(neighbours)) == 1
-    assert len(merge_ranges([*neighbours, ("s.tar", 20 * step + MERGE_GAP + 1, 10, 20), ("t.tar", 0, 10, 21)])) == 3
 
 
 @pytest.fixture
 def counted(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
-    """The S3 server behind one that counts, for this process's clients."""
+    """A proxy that counts requests, between the clients of this process and the S3 server."""
     with counting(s3_server.endpoint) as counter:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", counter.endpoint)
         S3FileSystem.clear_instance_cache()
@@ -70,13 +44,13 @@ def counted(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Co
 
 
 def images(count: int, size: int) -> dict[str, bytes]:
-    """Names and contents of what fetching takes for images."""
+    """Names and contents of files that count as images by their names."""
     random = np.random.default_rng(0)
     return {f"d/{i:03d}.jpg": random.bytes(size) for i in range(count)}
 
 
-def owed(output: Place, done: np.ndarray = NO_IDS, size: int = 4 << 20) -> list[pa.Table]:
-    """The rows of each read task, as Ray's tasks read them."""
+def read_tasks(output: Place, done: np.ndarray = NO_IDS, size: int = 4 << 20) -> list[pa.Table]:
+    """The catalog rows of each read task, as Ray's tasks read them."""
     return [rows_of(output, s) for s in unfinished_slices(output, done, 64, size)]
 
 
@@ -114,7 +88,7 @@ def test_a_store_is_asked_for_each_shard_about_once(counted: Counter, bucket: tu
     assert not counted.gets("jpg")
 
     counted.requests.clear()
-    got, _ = fetch(owed(output))
+    got, _ = fetch(read_tasks(output))
     assert got == {
         **{f"{root}/s.tar#{k}": v for k, v in members.items()},
         **{f"{root}/s.tgz#{k}": v for k, v in members.items()},
@@ -132,12 +106,12 @@ def test_a_store_is_asked_for_each_shard_about_once(counted: Counter, bucket: tu
     catalog.update(output, find_containers([place(root)], output), NO_IDS)
     assert not [r for r in counted.requests if "/in/" in r.path]  # listed, not opened
     ids = np.sort(np.array([image_id(u) for u in got if "#" not in u or ".tar#" in u or "#0/" in u or "#2/" in u]))
-    fetch(owed(output, ids))
+    fetch(read_tasks(output, ids))
     assert not counted.gets("s.tar") + counted.gets("jpg")
     assert counted.bytes("s.parquet") < 0.55 * len(shards["s.parquet"])
 
 
-def test_a_shard_that_changed_since_gives_no_wrong_pixels(bucket: tuple[S3FileSystem, str]) -> None:
+def test_a_shard_that_changed_since_it_was_catalogued_gives_no_wrong_pixels(bucket: tuple[S3FileSystem, str]) -> None:
     fs, name = bucket
     members, root, output = images(30, 3000), f"s3://{name}/in", place(f"s3://{name}/out")
 
@@ -149,7 +123,7 @@ def test_a_shard_that_changed_since_gives_no_wrong_pixels(bucket: tuple[S3FileSy
 
     write(members)
     catalog.update(output, find_containers([place(root)], output), NO_IDS)
-    tasks = owed(output)
+    tasks = read_tasks(output)
     before, sizes = fetch(tasks)
     assert not [v for v in before.values() if isinstance(v, str)]
     other = dict(zip(members, [bytes(4000), *list(members.values())[::-1]], strict=False))
@@ -170,8 +144,8 @@ def test_a_shard_that_changed_since_gives_no_wrong_pixels(bucket: tuple[S3FileSy
     assert fetch(tasks)[0] == before
 
 
-class Whole(SimpleHTTPRequestHandler):
-    """Answers every request with the whole file, as Python's server does, whatever range is asked for."""
+class IgnoresRanges(SimpleHTTPRequestHandler):
+    """Answers every request with the whole file, as Python's server does, even if a range is asked for."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -179,8 +153,8 @@ class Whole(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
-    """The address of a web server of the test's folder."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Whole, directory=str(tmp_path)))
+    """The address of a web server that serves the test's folder."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(IgnoresRanges, directory=str(tmp_path)))
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -199,7 +173,7 @@ def test_a_server_without_ranges_gives_no_wrong_bytes(web: str, tmp_path: Path) 
     output = place(tmp_path / "out")
     inputs = [place(f"{web}/{name}") for name in ("s.tar", "s.tgz", "l.txt")]
     assert catalog.update(output, find_containers(inputs, output), NO_IDS) == 7
-    got, _ = fetch(owed(output))
+    got, _ = fetch(read_tasks(output))
     assert got.pop(f"{web}/one.jpg") == members["d/001.jpg"]
     for name, data in members.items():
         assert got[f"{web}/s.tgz#{name}"] == data
@@ -208,22 +182,22 @@ def test_a_server_without_ranges_gives_no_wrong_bytes(web: str, tmp_path: Path) 
         catalog.update(output, find_containers([place(f"{web}/s.parquet")], output), NO_IDS)
 
 
-def test_tables_are_bounded_by_what_the_catalog_says(tmp_path: Path) -> None:
+def test_tables_are_bounded_by_the_lengths_in_the_catalog(tmp_path: Path) -> None:
     root, output = tmp_path / "in", place(tmp_path / "out")
     root.mkdir()
     members = images(40, 1 << 20)
     (root / "s.tgz").write_bytes(tar_of(members, compress=True))
     (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 40))
     catalog.update(output, find_containers([place(root)], output), NO_IDS)
-    tasks = owed(output)
+    tasks = read_tasks(output)
     assert [len(t) for t in tasks] == [40, 40]
     got, sizes = fetch(tasks)
     assert sizes == [31, 9, 32, 8]  # of 32 MiB at most; a Parquet file's lengths are the bytes of its column
     assert [v for u, v in sorted(got.items()) if ".tgz" in u] == list(members.values())
 
 
-def test_what_has_cost_a_process_is_read_apart(tmp_path: Path) -> None:
-    """Tables stay the same; what is given up is not read again, and nothing behind it is touched in its place."""
+def test_images_that_crashed_a_process_are_read_in_isolation(tmp_path: Path) -> None:
+    """Tables stay the same. Quarantined images are not read again, and no image behind them is read in their place."""
     root, output = tmp_path / "in", place(tmp_path / "out")
     root.mkdir()
     members = images(40, 1 << 20)
@@ -231,32 +205,32 @@ def test_what_has_cost_a_process_is_read_apart(tmp_path: Path) -> None:
     (root / "s.tar").write_bytes(tar_of(members))
     (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 5))
     catalog.update(output, find_containers([place(root)], output), NO_IDS)
-    tasks = owed(output)
+    tasks = read_tasks(output)
     before, sizes = fetch(tasks)
-    opened: list[int] = []
+    isolated: list[int] = []
 
-    def given_up(chosen: set[int]) -> IsolateImage:
+    def quarantine(bad: set[int]) -> IsolateImage:
         @contextmanager
-        def alone(image_id: int, what: str = "this image alone") -> Iterator[str | None]:
-            opened.append(image_id)
-            yield f"WorkerDied: at {what}" if image_id in chosen else None
+        def isolate(image_id: int, what: str = "this image alone") -> Iterator[str | None]:
+            isolated.append(image_id)
+            yield f"WorkerDied: at {what}" if image_id in bad else None
 
-        return alone
+        return isolate
 
-    def apart(chosen: set[int]) -> tuple[dict[str, bytes | str], list[int]]:
-        opened.clear()
-        tables = [table for task in tasks for table in fetch_images(task, {}, isolate=given_up(chosen))]
-        assert len(set(opened)) == len(opened)
+    def fetch_isolated(bad: set[int]) -> tuple[dict[str, bytes | str], list[int]]:
+        isolated.clear()
+        tables = [table for task in tasks for table in fetch_images(task, {}, isolate=quarantine(bad))]
+        assert len(set(isolated)) == len(isolated)
         return {r["uri"]: r["error"] or r["data"] for t in tables for r in t.to_pylist()}, [len(t) for t in tables]
 
-    assert apart(set()) == (before, sizes)
+    assert fetch_isolated(set()) == (before, sizes)
     streamed = {
         table[0]: table for task in tasks for t in fetch_images(task, {}) if (table := t["image_id"].to_pylist())
     }
     tar = image_id(f"{root}/s.tar#d/007.jpg")
-    assert len(opened) == 40 + len([uri for uri in before if ".tar#" not in uri and image_id(uri) in streamed])
+    assert len(isolated) == 40 + len([uri for uri in before if ".tar#" not in uri and image_id(uri) in streamed])
     for first in (image_id(f"{root}/s.tgz#d/000.jpg"), image_id(f"{root}/s.parquet#0/0")):
-        got, same = apart({first, tar})
+        got, same = fetch_isolated({first, tar})
         assert same == sizes
         lost = {uri for uri in before if got[uri] != before[uri]}
         assert {image_id(uri) for uri in lost} == {tar, *streamed[first]}
@@ -265,7 +239,7 @@ def test_what_has_cost_a_process_is_read_apart(tmp_path: Path) -> None:
         assert others == {"WorkerDied: at these images of their shard"}
 
 
-def test_pictures_of_every_kind_are_found_again(tmp_path: Path) -> None:
+def test_original_images_of_every_kind_are_found_by_their_id(tmp_path: Path) -> None:
     root, output = tmp_path / "in", place(tmp_path / "out")
     root.mkdir()
     members = images(9, 100)
@@ -283,7 +257,7 @@ def test_pictures_of_every_kind_are_found_again(tmp_path: Path) -> None:
         image_bytes(output, [image_id(f"{root}/s.tar#d/001.jpg")])
 
 
-def test_a_store_that_is_down_is_waited_for_and_then_stops_the_job(
+def test_a_store_that_stays_down_stops_the_job_after_retries(
     bucket: tuple[S3FileSystem, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs, name = bucket
@@ -293,7 +267,7 @@ def test_a_store_that_is_down_is_waited_for_and_then_stops_the_job(
     fs.pipe_file(f"{name}/in/s.parquet", parquet_of({"image": list(members.values())}, 10))
     fs.pipe_file(f"{name}/in/loose.jpg", b"1")
     catalog.update(output, find_containers([place(root)], output), NO_IDS)
-    (rows,) = owed(output)
+    (rows,) = read_tasks(output)
     nowhere = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 1}}}
     for kind in ("tar", "tgz", "parquet", "image"):
         of_kind = rows.filter(pa.compute.equal(rows["kind"], kind))
@@ -326,14 +300,14 @@ def test_an_object_too_large_for_any_image_is_not_fetched(tmp_path: Path) -> Non
     assert row["error"].startswith("TooManyBytes: 4,294,967,297 bytes")
 
 
-def test_a_store_that_goes_down_in_the_middle_of_a_file_stops_the_job_too(
+def test_a_store_that_goes_down_in_the_middle_of_a_file_stops_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, members = place(tmp_path / "out"), images(20, 100_000)
     (tmp_path / "s.tgz").write_bytes(tar_of(members, compress=True))
     (tmp_path / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 20))
     catalog.update(output, find_containers([place(tmp_path / n) for n in ("s.tgz", "s.parquet")], output), NO_IDS)
-    (rows,) = owed(output)
+    (rows,) = read_tasks(output)
     original = LocalFileSystem.cat_file
 
     def down(self: LocalFileSystem, path: str, start: int, end: int, **options: object) -> bytes:
