@@ -19,7 +19,7 @@ from model.layers.rpn import propose
 from model.layers.transform import resized_size, shrink, to_input
 from model.mask_rcnn import batches
 from pipeline.cluster.sizing import BATCHES
-from pipeline.images.decoder import open_image, to_rgb
+from pipeline.images import open_image, to_rgb
 from pipeline.images.device_jpeg import decode_jpegs
 from pipeline.options import MAX_PIXELS
 
