@@ -165,7 +165,7 @@ def test_without_sql_it_shows_the_views(output: str) -> None:
 def test_what_is_no_output_is_one_line(tmp_path: Path) -> None:
     result = run(tmp_path, "select 1")
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"error: {tmp_path} is no output")
+    assert result.stderr.startswith(f"error: {tmp_path} is not an output")
 
 
 def test_help_shows_queries_that_work(output: str) -> None:
