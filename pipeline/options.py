@@ -1,8 +1,9 @@
-"""The options of a job, each declared once.
+"""The options of a job.
 
-Every field of `Options` made by `option` is also an option of `maskfleet segment` and a key of its --config file.
-The command line, the config file and the record of a run are all made from these fields, so a new option is one new
-field. This module is light: the command line imports it to print its help.
+Each field of `Options` that is made by `option` is an option of `maskfleet segment` and a key of its --config file.
+The command line, the config file and the record of a run are made from these fields. All of them are in one file, so
+that a new option is one new field here and nothing elsewhere. This module imports no large library, because the
+command line needs it to print its help.
 """
 
 from __future__ import annotations
