@@ -1,4 +1,4 @@
-"""What a user names as INPUT, taken apart into containers: objects that hold one image or many."""
+"""Resolves the INPUTs of a job into containers: objects that hold one image or many."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TypeVar
 
 from pipeline.catalog import listing, manifest
+from pipeline.catalog.braces import expand_braces
 from pipeline.errors import InputError
 from pipeline.schema import printable
 from pipeline.storage import Place, explain, place, version_of
@@ -19,9 +20,9 @@ from pipeline.storage.suffixes import INPUT_SUFFIXES, input_kind
 
 T = TypeVar("T")
 U = TypeVar("U")
-BATCH = 2048  # containers handed over at once, addresses looked up at once
-LOOKERS = 32  # threads that look addresses up
-NAMED = 5  # missing ones in an error
+BATCH = 2048  # containers in a batch, and paths checked in a batch
+THREADS = 32  # paths checked at the same time
+MISSING_SHOWN = 5  # missing paths that an error names
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,9 @@ class Container:
     Attributes:
         url: its address.
         kind: "image" (the object is the image), "tar", "tgz" or "parquet".
-        size: bytes; None of an image that a manifest names.
-        version: changes when the content does; "" where nobody asked.
-        error: why it cannot be read, if that is known already, `Class: reason`.
+        size: bytes; None for an image that a manifest names.
+        version: changes when the content changes; "" for an image that a manifest names.
+        error: why it cannot be read, if that is already known: `Class: reason`.
     """
 
     url: str
@@ -46,65 +47,68 @@ class Container:
 def find_containers(
     inputs: Sequence[Place], output: Place, pattern: str | None = None, column: str | None = None
 ) -> Iterator[list[Container]]:
-    """Every container under the inputs, in batches as they are listed; one named twice comes twice.
+    """Lists every container under the inputs. A container under two inputs occurs twice.
 
     Args:
         inputs: files, prefixes, globs with `*`, `?`, `[..]` and braces (`{000..127}`, `{a,b}`), or manifests.
-        output: left out where it lies below an input.
-        pattern: only images whose file name matches this glob, such as `*_w1.tif`; shards always come, for
-            their members to be chosen by it.
-        column: of a manifest that is a table, the column of addresses.
+        output: skipped if it lies below an input.
+        pattern: only images whose file name matches this glob, such as `*_w1.tif`. Shards are not filtered, since
+            the glob applies to their members.
+        column: column of addresses in a manifest that is a table.
+
+    Returns:
+        Containers in batches, while the inputs are being listed.
 
     Raises:
-        InputError: an input does not exist (at once, if it names one thing), cannot be read, or holds no images.
+        InputError: an input does not exist (raised at once, unless it is a glob), cannot be read, or holds no images.
     """
-    for named in inputs:  # a misspelt one is found before the others are listed
-        first = _paths(named)[0]
-        if not globbing.has_magic(first) and _looked_up(named, [first])[0] is None:
-            raise _missing(named, [first])
-    return (batch for named in inputs for batch in _batches(_of_input(named, output, pattern, column), BATCH))
+    for named in inputs:  # so that a typing error in the last input is found before the first is listed
+        first = _expand(named)[0]
+        if not globbing.has_magic(first) and _check_paths(named, [first])[0] is None:
+            raise _missing_error(named, [first])
+    return (batch for named in inputs for batch in _batches(_input_containers(named, output, pattern, column), BATCH))
 
 
 def file_name_pattern(pattern: str | None) -> re.Pattern[str]:
-    """Matches the file names that a glob asks for; every name without one."""
+    """Compiles a glob for file names; None matches every name."""
     return re.compile(fnmatch.translate(pattern) if pattern else "(?s:.*)")
 
 
-def _of_input(named: Place, output: Place, pattern: str | None, column: str | None) -> Iterator[Container]:
-    """The containers one input names."""
+def _input_containers(named: Place, output: Place, pattern: str | None, column: str | None) -> Iterator[Container]:
+    """Lists the containers of one input."""
     wanted = file_name_pattern(pattern)
-    own = output.url.rstrip("/") + "/"
-    some = False
+    output_prefix = output.url.rstrip("/") + "/"
+    found = False
     try:
-        for url, container in _found(named, column):
-            if container.kind == "image" and not wanted.fullmatch(url.rsplit("/", 1)[-1]):
+        for path, container in _unfiltered_containers(named, column):
+            if container.kind == "image" and not wanted.fullmatch(path.rsplit("/", 1)[-1]):
                 continue
-            if not container.url.startswith(own):
-                some = True
+            if not container.url.startswith(output_prefix):
+                found = True
                 yield container
     except InputError:
         raise
-    except Exception as error:  # every store has errors of its own
+    except Exception as error:  # each store raises its own kinds of errors
         raise explain(named.url, error) from None
-    if not some:
+    if not found:
         matching = f" that match {pattern!r}" if pattern else ""
         raise InputError(f"{named.url}: no images or shards here{matching}; looked for {INPUT_SUFFIXES}")
 
 
-def _found(named: Place, column: str | None) -> Iterator[tuple[str, Container]]:
-    """(name, container) of everything at or below an input, and of what its manifests name."""
+def _unfiltered_containers(named: Place, column: str | None) -> Iterator[tuple[str, Container]]:
+    """(path, container) of everything at or below an input, and of everything that its manifests name."""
     is_manifest: bool | None = None
-    for path, info in _listed(named):
-        kind = input_kind(path)
-        url = named.url_of(path)
+    for path, info in _list_input(named):
         if info["type"] != "file":
             continue
-        # Only where its own suffix is named: a prefix may hold a readme.txt or a table of labels.
-        if (suffix := manifest.suffix(path)) and suffix == manifest.suffix(named.url.rstrip("*/")):
-            if is_manifest is None:  # the tables of one input are alike
-                is_manifest = manifest.names_images(Place(url, named.options), column)
+        kind, url = input_kind(path), named.url_of(path)
+        # A file counts as a manifest only if the input names its suffix: a prefix may hold a readme.txt or labels.csv.
+        suffix = manifest.manifest_suffix(path)
+        if suffix and suffix == manifest.manifest_suffix(named.url.rstrip("*/")):
+            if is_manifest is None:  # the tables of one input have the same columns
+                is_manifest = manifest.lists_addresses(Place(url, named.options), column)
             if is_manifest:
-                yield from _of_manifest(Place(url, named.options), column)
+                yield from _manifest_containers(Place(url, named.options), column)
                 continue
         if kind:
             yield path, _container(url, kind, int(info["size"] or 0), version_of(info))
@@ -116,80 +120,82 @@ def _container(url: str, kind: str, size: int | None, version: str) -> Container
     return Container(name, kind, size, version, error)
 
 
-def _of_manifest(table: Place, column: str | None) -> Iterator[tuple[str, Container]]:
-    """What a manifest names: images are not asked for, shards are."""
-    stores: set[str] = set()
-    for addresses in _batches(manifest.addresses(table, column), BATCH):
+def _manifest_containers(table: Place, column: str | None) -> Iterator[tuple[str, Container]]:
+    """(URL, container) of what a manifest names. The store is asked about shards only, not about images."""
+    protocols: set[str] = set()
+    for addresses in _batches(manifest.read_addresses(table, column), BATCH):
         places = [place(address, table.options) for address in addresses]
         shards = [p for p in places if input_kind(p.url) not in ("image", None)]
-        sizes = dict(zip((p.url for p in shards), _sizes(shards), strict=True))
+        sizes = dict(zip((p.url for p in shards), _shard_sizes(shards), strict=True))
         for p in places:
-            if p.protocol not in stores:
-                _ = p.fs  # or a missing package would be found by a worker
-                stores.add(p.protocol)
+            if p.protocol not in protocols:
+                _ = p.fs  # raises if the package for this store is missing; otherwise only a worker would notice
+                protocols.add(p.protocol)
             size, version = sizes.get(p.url, (None, ""))
             kind = input_kind(p.url) if p.url in sizes else "image"
             yield p.url, _container(p.url, kind or "image", size, version)
 
 
-def _sizes(shards: Sequence[Place]) -> Iterator[tuple[int, str]]:
-    for shard, found in zip(shards, _each(lambda p: listing.info(p, p.path), shards), strict=True):
-        if found is None:
-            raise _missing(shard, [shard.path])
-        yield int(found["size"] or 0), version_of(found)
+def _shard_sizes(shards: Sequence[Place]) -> Iterator[tuple[int, str]]:
+    """(bytes, version) of each shard."""
+    for shard, info in zip(shards, _map_threads(lambda p: listing.entry_info(p, p.path), shards), strict=True):
+        if info is None:
+            raise _missing_error(shard, [shard.path])
+        yield int(info["size"] or 0), version_of(info)
 
 
-def _listed(named: Place) -> Iterator[listing.Entry]:
+def _list_input(named: Place) -> Iterator[listing.Entry]:
     """(path, info) of every file that an input names, straight from the store."""
-    for paths in _batches(_paths(named), BATCH):
-        found = _looked_up(named, paths)
-        gone = [p for p, info in zip(paths, found, strict=True) if info is None and not globbing.has_magic(p)]
-        if gone:
-            raise _missing(named, gone)
-        for path, info in zip(paths, found, strict=True):
+    for paths in _batches(_expand(named), BATCH):
+        infos = _check_paths(named, paths)
+        missing = [p for p, info in zip(paths, infos, strict=True) if info is None and not globbing.has_magic(p)]
+        if missing:
+            raise _missing_error(named, missing)
+        for path, info in zip(paths, infos, strict=True):
             if info is not None:
-                yield from [(path, info)] if info["type"] == "file" else listing.below(named, path)
+                yield from [(path, info)] if info["type"] == "file" else listing.list_files(named, path)
                 continue
-            some = False
-            for entry in listing.matching(named, path):
-                some = True
+            found = False
+            for entry in listing.list_glob(named, path):
+                found = True
                 yield entry
-            if not some:
+            if not found:
                 raise InputError(f"{named.url}: nothing matches this pattern")
 
 
-def _paths(named: Place) -> list[str]:
-    """The paths an input names, braces written out; one that exists as it stands is meant as it stands."""
+def _expand(named: Place) -> list[str]:
+    """The paths of an input with braces expanded. If a path with braces exists, it is taken literally."""
     try:
-        if "{" not in named.path or listing.info(named, named.path) is not None:
+        if "{" not in named.path or listing.entry_info(named, named.path) is not None:
             return [named.path]
     except InputError:
         raise
-    except Exception as error:  # every store has errors of its own
+    except Exception as error:  # each store raises its own kinds of errors
         raise explain(named.url, error) from None
-    return listing.braces(named.path)
+    return expand_braces(named.path)
 
 
-def _looked_up(named: Place, paths: Sequence[str]) -> list[dict | None]:
+def _check_paths(named: Place, paths: Sequence[str]) -> list[dict | None]:
+    """What the store says of each path; None if it does not exist."""
     named.fs.invalidate_cache()
     try:
-        return list(_each(lambda path: listing.info(named, path), paths))
-    except Exception as error:  # every store has errors of its own
+        return list(_map_threads(lambda path: listing.entry_info(named, path), paths))
+    except Exception as error:  # each store raises its own kinds of errors
         raise explain(named.url, error) from None
 
 
-def _each(function: Callable[[T], U], things: Iterable[T]) -> Iterator[U]:
-    with ThreadPoolExecutor(LOOKERS) as pool:
-        yield from pool.map(function, things)
+def _map_threads(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(function, items)
 
 
-def _missing(named: Place, paths: Sequence[str]) -> InputError:
-    some = ", ".join(named.url_of(p) for p in paths[:NAMED])
-    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
-    return InputError(f"{some}{more}: no such file, folder or prefix: check the spelling")
+def _missing_error(named: Place, paths: Sequence[str]) -> InputError:
+    shown = ", ".join(named.url_of(p) for p in paths[:MISSING_SHOWN])
+    more = f" and {len(paths) - MISSING_SHOWN} more" if len(paths) > MISSING_SHOWN else ""
+    return InputError(f"{shown}{more}: no such file, folder or prefix: check the spelling")
 
 
-def _batches(things: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(things)
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

@@ -16,19 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from hypothesis import given
-from hypothesis import strategies as st
-from support.shards import parquet_of, tar_of
 
 from pipeline.catalog import catalog, catalog_files
-from pipeline.catalog.id_set import NO_IDS, IdSet
+from pipeline.catalog.id_set import NO_IDS
 from pipeline.catalog.inputs import find_containers
 from pipeline.catalog.shard_index import IndexOptions
-from pipeline.catalog.slices import first_images, unfinished_slices
 from pipeline.schema import CATALOG, image_id
 from pipeline.storage import Place, place
 from pipeline.storage.original_bytes import fetch_images
-from pipeline.storage.suffixes import ASSUMED_IMAGE_BYTES
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
@@ -100,26 +95,6 @@ def test_a_shard_that_is_no_tar_is_a_row_with_its_reason(root: Path, tmp_path: P
     (bad,) = [row for row in rows(output) if row["error"]]
     assert bad["uri"] == f"{root}/bad.tar"
     assert bad["error"].startswith("DamagedShard: ")
-
-
-def test_slices_hold_exactly_what_is_left(root: Path, tmp_path: Path) -> None:
-    output = place(tmp_path / "out")
-    update(root, output)
-    every = {row["image_id"] for row in rows(output)}
-    done = np.sort(np.array(sorted(every)[:1], np.int64))
-    seen: list[int] = []
-    for s in unfinished_slices(output, done, max_images=2, max_bytes=1 << 20):
-        assert 1 <= len(s.rows) <= 2
-        table = pq.read_table(s.path).take(pa.array(s.rows))
-        assert s.bytes == sum(
-            ASSUMED_IMAGE_BYTES if length is None else length for length in table["length"].to_pylist()
-        )
-        seen += table["image_id"].to_pylist()
-    assert sorted(seen) == sorted(every - set(done.tolist()))
-    assert len(unfinished_slices(output, np.zeros(0, np.int64), max_images=100, max_bytes=1)) == 4
-    (whole,) = unfinished_slices(output, np.zeros(0, np.int64))
-    (one,) = first_images([whole], 1)
-    assert (len(one.rows), one.bytes) == (1, whole.bytes // len(whole.rows))
 
 
 def test_a_first_catalog_that_is_cut_short_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,41 +276,3 @@ def test_totals_count_what_is_left(root: Path, tmp_path: Path) -> None:
     got = catalog.totals(output, done)
     assert (got.images, got.left, got.bytes, got.unsized) == (6, 4, 7, 1)
     assert got.kinds == {"image": 3, "tar": 3}
-
-
-def test_what_is_read_from_end_to_end_is_not_cut(tmp_path: Path) -> None:
-    root, output = tmp_path / "in", place(tmp_path / "out")
-    root.mkdir()
-    members = {f"{i:02d}.png": b"x" * 1000 for i in range(10)}
-    (root / "a.tgz").write_bytes(tar_of(members, compress=True))
-    (root / "b.parquet").write_bytes(parquet_of({"image": list(members.values())}, rows=3))
-    (root / "c.tar").write_bytes(tar_of(members))
-    update(root, output)
-
-    def cut(done: list[str], images: int) -> list[list[str]]:
-        ids = np.sort(np.array([image_id(f"{root}/{uri}") for uri in done], np.int64))
-        return [
-            [uri.rsplit("in/", 1)[-1] for uri in pq.read_table(s.path).take(pa.array(s.rows))["uri"].to_pylist()]
-            for s in unfinished_slices(output, ids, images, 1 << 20)
-        ]
-
-    sizes = [len(s) for s in cut([], 4)]
-    assert sizes == [10, 3, 3, 4, 4, 4, 2]  # the last row of b.parquet goes with three of c.tar
-    assert [len(s) for s in cut([], 6)] == [10, 6, 6, 6, 2]
-    left = cut([f"a.tgz#{i}" for i in members] + [f"b.parquet#0/{i}" for i in range(3)], 4)
-    assert not [uri for s in left for uri in s if uri.startswith(("a.tgz", "b.parquet#0"))]
-    one = cut([f"a.tgz#{i}" for i in list(members)[:9]], 4)
-    assert one[0][0] == "a.tgz#09.png"
-
-
-@given(st.lists(st.lists(st.integers(0, 50), max_size=12), max_size=20))
-def test_ids_are_seen_once(batches: list[list[int]]) -> None:
-    ids, seen = IdSet(np.array([3, 5], np.int64)), {3, 5}
-    for batch in batches:
-        expected = []
-        for i in batch:
-            expected.append(i not in seen)
-            seen.add(i)
-        assert ids.add(np.array(batch, np.int64)).tolist() == expected
-        assert ids.contains(np.arange(60)).tolist() == [i in seen for i in range(60)]
-        assert len(ids) == len(seen)

@@ -7,13 +7,10 @@ from typing import Any
 
 import fsspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from s3fs import S3FileSystem
 
-from pipeline.catalog import listing
+from pipeline.catalog import s3_listing
 from pipeline.catalog.inputs import Container, find_containers
-from pipeline.catalog.listing import braces
 from pipeline.errors import InputError
 from pipeline.storage import Place, place
 from pipeline.storage.suffixes import input_kind
@@ -67,7 +64,7 @@ def test_a_folder_is_read_to_its_depth_and_other_files_are_passed_over(tree: Pat
         ("é.webp", ["é.webp"]),
     ],
 )
-def test_globs_andbraces(tree: Path, tmp_path: Path, url: str, expected: list[str]) -> None:
+def test_globs_and_braces(tree: Path, tmp_path: Path, url: str, expected: list[str]) -> None:
     assert names(containers([place(tree / url)], place(tmp_path / "out")), tree) == expected
 
 
@@ -105,15 +102,6 @@ def test_of_braces_those_that_are_missing_are_named(tree: Path, tmp_path: Path) 
     assert said("shard-{002,000}.tar") == f"{tree}/shard-002.tar{end}"
     names = ", ".join(f"{tree}/shard-00{i}.tar" for i in range(2, 7))
     assert said("shard-{000..009}.tar") == f"{names} and 3 more{end}"
-
-
-@given(st.integers(0, 200), st.integers(0, 50), st.integers(1, 5))
-def test_braces_expand_as_in_a_shell(first: int, count: int, width: int) -> None:
-    text = f"s-{first:0{width}d}..{first + count:0{width}d}"
-    got = braces("s-{" + text[2:] + "}.tar")
-    padded = len(str(first)) < width  # a shell pads when the first bound is written with zeros
-    expected = [f"s-{n:0{width}d}.tar" if padded else f"s-{n}.tar" for n in range(first, first + count + 1)]
-    assert got == expected
 
 
 def test_kind_comes_from_the_suffix() -> None:
@@ -158,7 +146,7 @@ def test_a_prefix_of_a_bucket_is_listed_whole_page_by_page(
 ) -> None:
     fs, name = bucket
     fs.pipe({f"{name}/{key}": key.encode() for key in KEYS})
-    monkeypatch.setattr(listing, "PAGE", page)
+    monkeypatch.setattr(s3_listing, "PAGE", page)
     output = place(f"s3://{name}/out")
 
     def found(url: str, pattern: str | None = None) -> list[str]:

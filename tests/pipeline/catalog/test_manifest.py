@@ -99,7 +99,7 @@ def test_what_cannot_be_used_is_said_at_once(
 
 def test_no_text_is_said(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"no .txt manifest"):
+    with pytest.raises(InputError, match=r"not a valid .txt manifest"):
         containers([place(tmp_path / "l.txt")], place(tmp_path / "out"))
 
 
