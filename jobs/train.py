@@ -109,7 +109,7 @@ def validate(weights: str | Path, annotations: Path, images: Path) -> dict[str, 
     from PIL import Image
 
     from model import load_model, rle
-    from pipeline.analysis.evaluate import average_precision
+    from pipeline.analysis.coco_ap import average_precision
 
     network = load_model(weights, precision="fp32")
     dataset = json.loads(annotations.read_text())

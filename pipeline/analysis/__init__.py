@@ -1,4 +1,4 @@
-"""Reading an output back: original images, COCO average precision.
+"""What people do with an output: read it in Python, query it with SQL, evaluate it, look at its images.
 
-It needs neither Ray nor PyTorch.
+Nothing here needs Ray or PyTorch. Import each module by its path, so that a command loads only what it uses.
 """

@@ -1,7 +1,7 @@
-"""Images of an output and the file names of annotations: which is which.
+"""Matches the file names of annotations to the images of an output.
 
-Annotations name files relative to a folder that the output may never have seen (the images may lie in a
-tar shard), so what counts is the end of the path.
+Annotations name files relative to a folder that the output does not know, and the images may be in a tar shard. So
+paths are compared from their end.
 """
 
 from __future__ import annotations
@@ -18,26 +18,33 @@ from pipeline.errors import InputError
 class _Path:
     index: int
     text: str
-    parts: tuple[str, ...]  # from the end: base name first
+    parts: tuple[str, ...]  # from the end: the base name first
 
 
-def match(uris: Sequence[str], names: Sequence[str]) -> dict[int, int]:
-    """The image of each annotated file name: index in `names` to index in `uris`.
+def match_file_names(uris: Sequence[str], names: Sequence[str]) -> dict[int, int]:
+    """Finds the image of each annotated file name.
 
-    They match by base name (of a tar member, the member's). Where several share one, the longest common
-    end of the paths decides.
+    They are matched by base name; in a tar shard by the base name of the member. If several images have the same base
+    name, the longest common end of the paths decides.
+
+    Args:
+        uris: addresses of the images.
+        names: `file_name` of the annotated images; `\\` separates folders too.
+
+    Returns:
+        Index in `uris` by index in `names`, for the names that have an image.
 
     Raises:
-        InputError: a name could be either of two images, or an image either of two names.
+        InputError: a name fits two images equally well, or an image two names.
     """
-    images, wanted = defaultdict(list), defaultdict(list)
+    images, annotated = defaultdict(list), defaultdict(list)
     for i, uri in enumerate(uris):
         path = _path(i, uri, re.sub(r"(\.tar|\.tgz|\.tar\.gz)#", r"\1/", uri, flags=re.IGNORECASE))
         images[path.parts[:1]].append(path)
     for i, name in enumerate(names):
         path = _path(i, name, name.replace("\\", "/"))
-        wanted[path.parts[:1]].append(path)
-    return {n.index: u.index for base, group in wanted.items() for n, u in _pairs(group, images.get(base, []))}
+        annotated[path.parts[:1]].append(path)
+    return {n.index: u.index for base, group in annotated.items() for n, u in _pairs(group, images.get(base, []))}
 
 
 def _path(index: int, text: str, path: str) -> _Path:
@@ -45,35 +52,36 @@ def _path(index: int, text: str, path: str) -> _Path:
 
 
 def _pairs(names: list[_Path], images: list[_Path]) -> list[tuple[_Path, _Path]]:
-    """Names and images of one base name, each at most once.
+    """Pairs names and images that share a base name. Each occurs at most once.
 
-    A name whose best images all match another name better has no image: it was not segmented (yet).
+    A name gets no image if another name fits its best images better: its own image has not been segmented (yet).
     """
     if not images:
         return []
-    best: list[tuple[_Path, int, list[_Path]]] = []
-    reach: dict[_Path, int] = defaultdict(int)
+    best: list[tuple[_Path, int, list[_Path]]] = []  # of each name: longest common end, and the images that have it
+    longest_by_image: dict[_Path, int] = defaultdict(int)
     for name in names:
-        lengths = [_common(name, image) for image in images]
+        lengths = [_common_end(name, image) for image in images]
         longest = max(lengths)
         nearest = [image for image, length in zip(images, lengths, strict=True) if length == longest]
         best.append((name, longest, nearest))
         for image in nearest:
-            reach[image] = max(reach[image], longest)
-    owner: dict[_Path, _Path] = {}
+            longest_by_image[image] = max(longest_by_image[image], longest)
+    name_of: dict[_Path, _Path] = {}
     for name, longest, nearest in best:
-        free = [image for image in nearest if reach[image] == longest]
-        if free and len(nearest) > 1:
+        candidates = [image for image in nearest if longest_by_image[image] == longest]
+        if candidates and len(nearest) > 1:
             raise InputError(_ambiguous(f"{name.text} of the annotations", nearest[0], nearest[1]))
-        if free and free[0] in owner:
-            raise InputError(_ambiguous(free[0].text, owner[free[0]], name, " of the annotations"))
-        if free:
-            owner[free[0]] = name
-    return [(name, image) for image, name in owner.items()]
+        if candidates and candidates[0] in name_of:
+            image = candidates[0]
+            raise InputError(_ambiguous(image.text, name_of[image], name, " of the annotations"))
+        if candidates:
+            name_of[candidates[0]] = name
+    return [(name, image) for image, name in name_of.items()]
 
 
-def _common(a: _Path, b: _Path) -> int:
-    """Path components that two paths have in common at their ends."""
+def _common_end(a: _Path, b: _Path) -> int:
+    """Number of path components that two paths share at their ends."""
     for i, (x, y) in enumerate(zip(a.parts, b.parts, strict=False)):
         if x != y:
             return i

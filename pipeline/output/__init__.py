@@ -1,4 +1,5 @@
-"""What a job writes and checks: results, checkpoint, lease, run records, reconciliation with the catalog.
+"""What a job writes besides the catalog, and checks: results, checkpoint, lease, run records, reconciliation.
 
-Everything here rests on files in storage and on nothing that a process remembers.
+The state of an output is in its files; no process has to remember anything. Import each module by its path: `results`
+and `checkpoint` load Ray, the others do not.
 """

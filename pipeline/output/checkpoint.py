@@ -1,6 +1,6 @@
-"""Ray Data's checkpoint, with which it writes each results file in two phases; see `pipeline.output.results`.
+"""Sets up Ray Data's checkpoint, with which it writes each results file in two phases; see `pipeline.output.results`.
 
-The plan is fed only what is left, and so needs no filter operator of its own.
+The plan gets only the images that are left, so it needs no operator that filters out finished rows.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ray.data.context import DataContext
 
 from pipeline.storage import Place
 
-# What s3fs, gcsfs and adlfs say of a store that is away or overloaded, so that a write is tried again.
-PASSING = (
+# Errors of s3fs, gcsfs and adlfs when a store cannot be reached or is overloaded. Ray Data then retries the write.
+TRANSIENT_ERRORS = (
     r"EndpointConnectionError|ConnectTimeoutError|ReadTimeoutError|ConnectionClosedError|HTTPClientError",
     r"Client\w*Error: Cannot connect|ServerDisconnected|[Cc]onnection reset|[Bb]roken pipe|IncompleteRead|TimeoutError",
     r"SlowDown|reduce your request rate|Service ?Unavailable|InternalError|RequestTimeout|\[Errno (5|16)\]",
@@ -23,19 +23,19 @@ PASSING = (
 
 
 class CleaningManager(IdColumnCheckpointManager):
-    """Deletes what was left half written and loads nothing: the catalog is filtered before the plan."""
+    """Deletes the files of interrupted writes, and loads no ids: the catalog is filtered before the plan."""
 
     def load_checkpoint(
         self, data_file_dir: str | None = None, data_file_filesystem: pafs.FileSystem | None = None
     ) -> tuple[Any, int]:
-        """Cleans up; (None, 0) tells Ray Data that there is nothing to filter."""
+        """Deletes the files of interrupted writes. Returns (None, 0): Ray Data has nothing to filter."""
         if data_file_dir is not None:
             self._clean_pending_checkpoints(data_file_dir, data_file_filesystem)
         return None, 0
 
 
 def configure(context: DataContext, output: Place) -> CheckpointConfig:
-    """Turns Ray Data's checkpoint on for an output."""
+    """Turns on Ray Data's checkpoint for an output, and retries of writes that fail for a while."""
     context.checkpoint_config = CheckpointConfig(
         id_column="image_id",
         checkpoint_path=output.join("_checkpoint").path,
@@ -43,5 +43,5 @@ def configure(context: DataContext, output: Place) -> CheckpointConfig:
         override_filesystem=output.arrow(),
         checkpoint_manager_cls=CleaningManager,
     )
-    context.retried_io_errors = list(dict.fromkeys([*context.retried_io_errors, *PASSING]))
+    context.retried_io_errors = list(dict.fromkeys([*context.retried_io_errors, *TRANSIENT_ERRORS]))
     return context.checkpoint_config

@@ -19,7 +19,7 @@ from model import Detections, MaskRCNN, load_model, rle
 from model.masks.tile_grid import Tiling
 from model.masks.tile_merging import Instances, join
 from model.masks.tiles import predict_tiles
-from pipeline.analysis.evaluate import average_precision
+from pipeline.analysis.coco_ap import average_precision
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 90), st.integers(0, 89))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from support.results import DESCRIPTION, failed, imperfect, perfect, segmented, subset, write_output
+from support.results import failed, imperfect, perfect, segmented, subset, write_output
 
-from pipeline.analysis.evaluate import average_precision, evaluate
-from pipeline.analysis.file_name_matching import match
+from pipeline.analysis.evaluate import evaluate
 from pipeline.errors import InputError
 from pipeline.storage import Place
 
@@ -220,28 +218,6 @@ def test_images_of_another_size_are_refused(small: dict, tmp_path: Path) -> None
         evaluate(output, written(small | {"images": turned}, tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("<html><body>Sign in</body></html>", "is not JSON"),
-        ("file,label\na.png,1\n", "is not JSON"),
-        ("[]", "no list 'images'"),
-        ('{"images": [], "categories": []}', "no list 'annotations'"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "no 'file_name'"),
-    ],
-)
-def test_what_is_no_coco_file_is_refused(text: str, reason: str, small: dict, tmp_path: Path) -> None:
-    path = tmp_path / "ann.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=reason):
-        evaluate(write_output(tmp_path / "out", perfect(small)), path)
-
-
-def test_annotations_that_do_not_exist(small: dict, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.json: no such"):
-        evaluate(write_output(tmp_path / "out", perfect(small)), tmp_path / "nowhere.json")
-
-
 @pytest.mark.parametrize(("segmentation", "reason"), [([], "has no segmentation"), ("?", "is damaged")])
 def test_annotations_without_masks_are_refused(segmentation: object, reason: str, small: dict, tmp_path: Path) -> None:
     boxes = small | {"annotations": [a | {"segmentation": segmentation} for a in small["annotations"]]}
@@ -257,58 +233,3 @@ def test_annotations_from_the_store_of_the_output(
     fs.put(str(written(small, tmp_path)), f"{name}/ann.json")
     figures = evaluate(Place(f"s3://{name}/out"), f"s3://{name}/ann.json")
     assert figures["segm"]["AP"] == pytest.approx(1)
-
-
-def test_average_precision_leaves_its_arguments_alone(small: dict) -> None:
-    before = json.dumps(small)
-    row = perfect(small)[0]
-    results = [
-        {
-            "image_id": small["images"][0]["id"],
-            "category_id": 1,
-            "score": float(np.float32(s)),
-            "bbox": b,
-            "segmentation": {"size": [row["height"], row["width"]], "counts": c},
-        }
-        for s, b, c in zip(row["score"], row["bbox"], row["rle"], strict=True)
-    ]
-    copy = json.dumps(results)
-    assert average_precision(small, results, DESCRIPTION["max_detections"])["segm"]["AP50"] > 0
-    assert (json.dumps(small), json.dumps(results)) == (before, copy)
-
-
-class TestMatch:
-    """File names to images."""
-
-    def test_by_base_name(self) -> None:
-        uris = ["s3://b/x/1.png", "s3://b/x.tar#y/2.png", "/data/3#4.png"]
-        assert match(uris, ["2.png", "train/1.png", "3#4.png", "5.png"]) == {0: 1, 1: 0, 2: 2}
-
-    def test_by_the_longest_common_end_where_base_names_repeat(self) -> None:
-        uris = ["s3://b/left/1.png", "s3://b/s.tar#right/1.png"]
-        assert match(uris, ["right/1.png", "./left/1.png"]) == {0: 1, 1: 0}
-        assert match(uris, ["C:\\data\\left\\1.png"]) == {0: 0}
-
-    def test_an_image_that_is_not_there_yet_has_no_other_in_its_place(self) -> None:
-        uris = ["s3://b/left/1.png", "s3://b/right/1.png"]
-        assert match(uris, ["left/1.png", "right/1.png", "top/1.png"]) == {0: 0, 1: 1}
-        assert match(uris[:1], ["left/1.png", "right/1.png"]) == {0: 0}
-
-    def test_images_besides_those_annotated_do_not_matter(self) -> None:
-        uris = [f"s3://b/{folder}/1.png" for folder in ("left", "right", "top")]
-        assert match(uris, ["left/1.png", "right/1.png"]) == {0: 0, 1: 1}
-
-    def test_a_name_of_two_images_is_refused(self) -> None:
-        with pytest.raises(InputError, match=r"1\.png .* s3://b/left/1\.png or s3://b/right/1\.png"):
-            match(["s3://b/left/1.png", "s3://b/right/1.png"], ["1.png"])
-
-    def test_an_image_of_two_names_is_refused(self) -> None:
-        with pytest.raises(InputError, match=r"s3://b/1\.png could be left/1\.png or right/1\.png"):
-            match(["s3://b/1.png"], ["left/1.png", "right/1.png"])
-
-    def test_a_guess_between_strangers_is_refused(self) -> None:
-        with pytest.raises(InputError, match=r"top/1\.png"):
-            match(["s3://b/left/1.png", "s3://b/right/1.png"], ["left/1.png", "top/1.png"])
-
-    def test_nothing(self) -> None:
-        assert match([], ["1.png"]) == match(["1.png"], []) == {}
