@@ -1,4 +1,18 @@
-"""The two tables of an output, column by column, and the id that joins them."""
+"""The two tables of an output, column by column, and the id that joins them.
+
+To add a column to the results:
+
+1. Add its field to `RESULTS`.
+2. Fill it in `pipeline.stages.encode`: for images that succeed, and null for images that fail.
+3. A list column with one value per instance also goes into the view `instances` of `pipeline.analysis.sql`.
+4. Describe it in the table of the README, and give it a value in `tests/support/results.py`.
+
+Everything else takes the schema from here: writing, counting, the dataset of `pipeline.analysis.reader` (which reads
+a column as null from older files) and the view `images`.
+
+To add a column to the catalog, add it to `CATALOG`, fill it in `pipeline.catalog.shard_index`, and see
+`catalog_files._read` for catalogs of older versions.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 
 VERSION = 1
-METADATA_KEY = b"maskfleet"  # of the Parquet files: JSON of `describe`
+METADATA_KEY = b"maskfleet"  # key in the metadata of the Parquet files; the value is JSON
 
 RESULTS = pa.schema(
     [
@@ -17,11 +31,11 @@ RESULTS = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         pa.field("width", pa.int32()),  # pixels of the stored image; null if never decoded
         pa.field("height", pa.int32()),
-        pa.field("error", pa.string()),  # null: segmented; else "Class: reason"
+        pa.field("error", pa.string()),  # null if the image succeeded, else "Class: reason"
         pa.field("category_id", pa.list_(pa.int16())),
         pa.field("category", pa.list_(pa.dictionary(pa.int32(), pa.string()))),
         pa.field("score", pa.list_(pa.float32())),  # descending
-        pa.field("bbox", pa.list_(pa.list_(pa.float32(), 4))),  # x, y, width, height; original pixels
+        pa.field("bbox", pa.list_(pa.list_(pa.float32(), 4))),  # x, y, width, height in pixels of the stored image
         pa.field("area", pa.list_(pa.int64())),  # mask pixels
         pa.field("rle", pa.list_(pa.string())),  # COCO compressed counts; size is [height, width]
     ]
@@ -31,35 +45,37 @@ CATALOG = pa.schema(
     [
         pa.field("image_id", pa.int64(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
-        pa.field("container", pa.string(), nullable=False),  # URL of the object that holds the bytes
-        pa.field("kind", pa.string(), nullable=False),  # of the container: image, tar, tgz, parquet
+        pa.field("container", pa.string(), nullable=False),  # address of the object that holds the bytes
+        pa.field("kind", pa.string(), nullable=False),  # kind of the container: image, tar, tgz or parquet
         pa.field("part", pa.int32()),  # row group of a Parquet file
-        pa.field("column", pa.string()),  # of a Parquet file
-        pa.field("offset", pa.int64(), nullable=False),  # bytes from the start, of a tgz unpacked; row of a row group
-        pa.field("length", pa.int64()),  # bytes; of a Parquet row its row group's mean; null: nobody asked
-        pa.field("name", pa.string()),  # file name, where the URI does not tell it
-        pa.field("version", pa.string(), nullable=False),  # of the container: etag, or time of change
-        pa.field("error", pa.string()),  # why the bytes cannot be read at all, if that is known already
+        pa.field("column", pa.string()),  # column of a Parquet file
+        pa.field(
+            "offset", pa.int64(), nullable=False
+        ),  # byte in the container (in a tgz: uncompressed); row in a row group
+        pa.field("length", pa.int64()),  # bytes; for Parquet the mean of the row group; null if not known
+        pa.field("name", pa.string()),  # file name, if the URI does not end in it
+        pa.field("version", pa.string(), nullable=False),  # version of the container: its etag or time of change
+        pa.field("error", pa.string()),  # why the bytes cannot be read, if that is already known
     ]
 )
 
 
 def image_id(uri: str) -> int:
-    """A stable id of an image's address: the first 63 bits of its BLAKE2b, so never negative."""
+    """Returns the id of an image: the first 63 bits of the BLAKE2b hash of its address, so it is never negative."""
     return int.from_bytes(hashlib.blake2b(uri.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def printable(name: str) -> str:
-    """A name whose bytes are no UTF-8, as text that is; other names as they are."""
+    """Returns a file name as valid text: bytes that are not UTF-8 become backslash escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def with_description(schema: pa.Schema, description: dict[str, Any]) -> pa.Schema:
-    """The schema with a description in its metadata (schema version, classes, weights, thresholds)."""
+    """Returns the schema with the schema version and a description in its metadata."""
     text = json.dumps({"schema_version": VERSION, **description})
     return schema.with_metadata({METADATA_KEY: text.encode()})
 
 
 def description_of(schema: pa.Schema) -> dict[str, Any]:
-    """Returns the description in the metadata of a schema; an empty dict if it has none."""
+    """Returns what `with_description` put into the metadata; an empty dict if there is nothing."""
     return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))

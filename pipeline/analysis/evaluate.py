@@ -88,7 +88,7 @@ def _match_images(
     """
     names = [image["file_name"] for image in images]
     addresses = file_addresses(output)
-    files: list[str] = [addresses.get(row["image_id"], row["uri"]) for row in rows]
+    files = [addresses.get(row["image_id"]) or row["uri"] for row in rows]
     pairs = [(images[i], rows[j]) for i, j in match_file_names(files, names).items()]
     if not pairs:
         raise InputError(
