@@ -7,8 +7,8 @@ To add a column to the results:
 3. A list column with one value per instance also goes into the view `instances` of `pipeline.analysis.sql`.
 4. Describe it in the table of the README, and give it a value in `tests/support/results.py`.
 
-Everything else takes the schema from here: writing, counting, the dataset of `pipeline.analysis.reader` (which reads
-a column as null from older files) and the view `images`.
+Writing, counting, the dataset of `pipeline.analysis.reader` and the view `images` follow the schema. The dataset reads
+a column that older files lack as null.
 
 To add a column to the catalog, add it to `CATALOG`, fill it in `pipeline.catalog.shard_index`, and see
 `catalog_files._read` for catalogs of older versions.
@@ -51,7 +51,7 @@ CATALOG = pa.schema(
         pa.field("column", pa.string()),  # column of a Parquet file
         pa.field(
             "offset", pa.int64(), nullable=False
-        ),  # byte in the container (in a tgz: uncompressed); row in a row group
+        ),  # byte (uncompressed in a tgz) or row in a row group
         pa.field("length", pa.int64()),  # bytes; for Parquet the mean of the row group; null if not known
         pa.field("name", pa.string()),  # file name, if the URI does not end in it
         pa.field("version", pa.string(), nullable=False),  # version of the container: its etag or time of change
