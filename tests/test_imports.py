@@ -169,3 +169,12 @@ def test_only_the_actor_loads_what_the_network_needs() -> None:
     assert "torchvision" in loaded("model.load as m", runs)
     stages = "pipeline.stages.fetch, pipeline.stages.encode"
     assert "torchvision" not in loaded(f"model.load as m, jobs.segment, {stages}", checks)
+
+
+def test_reading_an_output_loads_no_heavy_library() -> None:
+    """`maskfleet status` and `maskfleet query` start in under half a second."""
+    heavy = {"ray", "torch", "pandas", "s3fs", "pycocotools", "model"}
+    status = loaded("pipeline.output.counts, pipeline.output.lease, pipeline.output.run_record")
+    assert not (heavy | {"duckdb"}) & status
+    assert not heavy & loaded("pipeline.analysis.sql")
+    assert not {"ray", "torch", "s3fs"} & loaded("pipeline.analysis.evaluate, pipeline.analysis.original_images")
