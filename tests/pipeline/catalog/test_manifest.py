@@ -81,7 +81,7 @@ def test_only_a_manifest_that_is_named_is_one(tmp_path: Path) -> None:
         ("l.jsonl", '{"one": "x", "two": "y"}\n', None, "which column is meant"),
         ("l.jsonl", '{"url": "x.png"}\n{"url": 5}\n', None, "line 2 has no string 'url'"),
         ("l.jsonl", "x.png\n", None, "line 1 is not JSON"),
-        ("l.txt", "x.png\n", "url", "--column url is of a table"),
+        ("l.txt", "x.png\n", "url", "--column url needs a table"),
         ("l.txt", "\n# nothing\n", None, "no images"),
         ("l.txt", "nosuch://x/y.png\n", None, "nosuch"),
         ("l.txt", "gs://x/y.png\n", None, r"pip install 'maskfleet\[gs\]'"),
