@@ -49,9 +49,7 @@ CATALOG = pa.schema(
         pa.field("kind", pa.string(), nullable=False),  # kind of the container: image, tar, tgz or parquet
         pa.field("part", pa.int32()),  # row group of a Parquet file
         pa.field("column", pa.string()),  # column of a Parquet file
-        pa.field(
-            "offset", pa.int64(), nullable=False
-        ),  # byte (uncompressed in a tgz) or row in a row group
+        pa.field("offset", pa.int64(), nullable=False),  # byte (uncompressed in a tgz) or row in a row group
         pa.field("length", pa.int64()),  # bytes; for Parquet the mean of the row group; null if not known
         pa.field("name", pa.string()),  # file name, if the URI does not end in it
         pa.field("version", pa.string(), nullable=False),  # version of the container: its etag or time of change

@@ -17,7 +17,7 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from jobs.sample import DATA
 from model import MaskRCNN, mask_rcnn, rle
 from model.layers import rpn
-from pipeline.analysis.evaluate import average_precision
+from pipeline.analysis.coco_ap import average_precision
 
 MAX_DETECTIONS = 500
 Predict = Callable[[np.ndarray], list[tuple[float, dict[str, Any]]]]  # uint8 (H, W, 3) to scores and COCO RLEs
