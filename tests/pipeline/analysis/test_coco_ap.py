@@ -10,7 +10,7 @@ from support.results import DESCRIPTION, perfect, subset
 from pipeline.analysis.coco_ap import average_precision
 
 
-def test_average_precision_leaves_its_arguments_alone(annotations: dict) -> None:
+def test_average_precision_does_not_modify_its_arguments(annotations: dict) -> None:
     small = subset(annotations, 4)
     small["images"] = small["images"][:3]
     before = json.dumps(small)

@@ -42,7 +42,7 @@ def written(content: object, folder: Path) -> Path:
 
 
 def independent(truth: dict, rows: list[dict], kind: str, max_detections: int, folder: Path) -> COCOeval:
-    """COCOeval over a results file with what its kind needs and nothing else."""
+    """COCOeval over a results file that has only the fields that its kind needs."""
     by_name = {i["file_name"]: i["id"] for i in truth["images"]}
     results = []
     for row in rows:
@@ -145,14 +145,14 @@ def test_members_of_tar_shards_match_by_their_own_name(small: dict, tmp_path: Pa
     assert figures["segm"]["AP"] == pytest.approx(1)
 
 
-def test_annotation_ids_that_start_at_zero_count(small: dict, tmp_path: Path) -> None:
+def test_annotation_ids_may_start_at_zero(small: dict, tmp_path: Path) -> None:
     one = small | {"images": small["images"][:1], "annotations": [small["annotations"][0] | {"id": 0}]}
     assert one["annotations"][0]["image_id"] == one["images"][0]["id"]
     figures = evaluate(write_output(tmp_path / "out", perfect(one)), written(one, tmp_path))
     assert figures["segm"]["AP"] == pytest.approx(1)
 
 
-def test_polygons_without_area_or_box_do(tmp_path: Path) -> None:
+def test_polygons_without_area_or_box_are_enough(tmp_path: Path) -> None:
     square = [[8.0, 8.0, 40.0, 8.0, 40.0, 40.0, 8.0, 40.0]]
     truth = {
         "images": [{"id": "x", "file_name": "sub\\square.png", "width": 64, "height": 64}],

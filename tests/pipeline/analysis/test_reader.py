@@ -17,7 +17,7 @@ def test_the_dataset_has_the_schema_of_the_results(output: Place, rows: list[dic
     assert by_uri == {row["uri"]: row for row in table(rows).to_pylist()}
 
 
-def test_a_row_decodes_with_pycocotools_as_it_stands(output: Place, annotations: dict) -> None:
+def test_a_row_decodes_with_pycocotools(output: Place, annotations: dict) -> None:
     row = next(r for r in results_dataset(output).to_table().to_pylist() if r["rle"])
     mask = coco_mask.decode({"size": [row["height"], row["width"]], "counts": row["rle"][0]})
     assert mask.shape == (row["height"], row["width"])

@@ -15,7 +15,7 @@ from pipeline.storage import Place, place
 
 
 def check_views(output: Place, rows: list[dict]) -> None:
-    """The three views hold what the rows say."""
+    """Checks that the three views hold the rows."""
     with connect(output) as connection:
         images = connection.sql("select * from images").to_arrow_table()
         assert images.column_names == RESULTS.names
@@ -60,7 +60,9 @@ def test_views_of_an_output_on_s3(bucket: tuple[S3FileSystem, str], rows: list[d
 
 @pytest.mark.parametrize("name", ["it's mine", "plate[1]", "a*b", "Zellkerne größer"])
 def test_views_of_a_folder_with_a_difficult_name(name: str, rows: list[dict], tmp_path: Path) -> None:
-    write_output(tmp_path / name.replace("*", "x").replace("[1]", "1"), rows[:2])  # what a pattern would find
+    write_output(
+        tmp_path / name.replace("*", "x").replace("[1]", "1"), rows[:2]
+    )  # a pattern would match this folder instead
     check_views(write_output(tmp_path / name, rows), rows)
 
 

@@ -1,4 +1,4 @@
-"""The catalog: one row an image, unchanged containers not read again."""
+"""The catalog: one row per image; unchanged containers are not read again."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_unchanged_containers_are_not_opened_again(root: Path, tmp_path: Path) -
     assert update(root, output) == (5, 1)
 
 
-def test_a_changed_shard_is_read_anew_and_each_image_keeps_one_row(root: Path, tmp_path: Path) -> None:
+def test_a_changed_shard_is_read_again_and_each_image_keeps_one_row(root: Path, tmp_path: Path) -> None:
     output = place(tmp_path / "out")
     update(root, output)
     write_tar(root / "s.tar", {"zero.png": b"0" * 700, "one.png": b"abc"})
@@ -88,7 +88,7 @@ def test_a_changed_shard_is_read_anew_and_each_image_keeps_one_row(root: Path, t
     assert (root / "s.tar").read_bytes()[one["offset"] :][:3] == b"abc"
 
 
-def test_a_shard_that_is_no_tar_is_a_row_with_its_reason(root: Path, tmp_path: Path) -> None:
+def test_a_shard_that_is_not_a_tar_becomes_an_error_row(root: Path, tmp_path: Path) -> None:
     (root / "bad.tar").write_bytes(b"<html>not here</html>" * 100)
     output = place(tmp_path / "out")
     assert update(root, output)[0] == 5
@@ -97,7 +97,7 @@ def test_a_shard_that_is_no_tar_is_a_row_with_its_reason(root: Path, tmp_path: P
     assert bad["error"].startswith("DamagedShard: ")
 
 
-def test_a_first_catalog_that_is_cut_short_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_catalog_that_is_interrupted_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, output = tmp_path / "in", place(tmp_path / "out")
     root.mkdir()
     for shard in range(3):
@@ -105,13 +105,13 @@ def test_a_first_catalog_that_is_cut_short_loses_nothing(tmp_path: Path, monkeyp
     monkeypatch.setattr(catalog_files, "ROWS_PER_FILE", 8)
     put, files = Place.put, []
 
-    def cut_short(self: Place, data: bytes, parts: Place) -> None:
+    def interrupted(self: Place, data: bytes, parts: Place) -> None:
         files.append(self.url)
         if len(files) == 2:
             raise KeyboardInterrupt
         put(self, data, parts)
 
-    monkeypatch.setattr(Place, "put", cut_short)
+    monkeypatch.setattr(Place, "put", interrupted)
     with pytest.raises(KeyboardInterrupt):
         update(root, output)
     monkeypatch.setattr(Place, "put", put)
@@ -119,7 +119,7 @@ def test_a_first_catalog_that_is_cut_short_loses_nothing(tmp_path: Path, monkeyp
     assert len({row["uri"] for row in rows(output)}) == 30
 
 
-def test_a_rewrite_that_is_cut_short_is_made_good(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_rewrite_is_repaired(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = place(tmp_path / "out")
     update(root, output)
     write_tar(root / "s.tar", {"zero.png": b"0" * 700, "one.png": b"abc"})
@@ -139,7 +139,7 @@ def test_a_rewrite_that_is_cut_short_is_made_good(root: Path, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("damage", ["header", "cut in a header", "cut at a member"])
-def test_a_shard_that_ends_early_gives_what_is_whole_and_says_so(damage: str, tmp_path: Path) -> None:
+def test_a_truncated_shard_gives_its_complete_members_and_an_error_row(damage: str, tmp_path: Path) -> None:
     root, output = tmp_path / "in", place(tmp_path / "out")
     root.mkdir()
     write_tar(root / "s.tar", {f"{i}.png": b"x" * 700 for i in range(10)})
@@ -155,7 +155,7 @@ def test_a_shard_that_ends_early_gives_what_is_whole_and_says_so(damage: str, tm
     assert bad["error"].startswith("DamagedShard: ")
 
 
-def test_names_that_are_no_utf8_are_rows_too(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf8_become_rows(tmp_path: Path) -> None:
     root, output = tmp_path / "in", place(tmp_path / "out")
     root.mkdir()
     with tarfile.open(root / "s.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
@@ -173,24 +173,24 @@ def test_names_that_are_no_utf8_are_rows_too(tmp_path: Path) -> None:
 
 
 def changed(root: Path, members: dict[str, bytes]) -> None:
-    """Another shard under the same name."""
+    """Writes another shard under the same name."""
     write_tar(root / "s.tar", members)
     os.utime(root / "s.tar", ns=(time.time_ns(), time.time_ns()))
 
 
-def test_an_image_that_has_a_result_is_never_forgotten(root: Path, tmp_path: Path) -> None:
+def test_an_image_that_has_a_result_stays_in_the_catalog(root: Path, tmp_path: Path) -> None:
     output = place(tmp_path / "out")
     update(root, output)
     done = [f"{root}/s.tar#one.png", f"{root}/s.tar#empty.png"]
     changed(root, {"zero.png": b"0" * 700, "one.png": b"abc"})
-    assert update(root, output, done)[0] == 4  # two.jpg has no result and is gone
+    assert update(root, output, done)[0] == 4  # two.jpg has no result and is dropped
     found = {row["uri"].rsplit("/", 1)[-1]: row for row in rows(output)}
     assert sorted(found) == ["a.png", "s.tar#empty.png", "s.tar#one.png", "s.tar#zero.png"]
     assert (root / "s.tar").read_bytes()[found["s.tar#one.png"]["offset"] :][:3] == b"abc"
     assert found["s.tar#empty.png"]["error"].startswith("ChangedShard: gone")
     assert [row["error"] for name, row in found.items() if "empty" not in name] == [None] * 3
-    assert update(root, output, done) == (4, 0)  # and the shard counts as known
-    assert update(root, output, done[:1])[0] == 3  # its failed result was taken back to be tried again
+    assert update(root, output, done) == (4, 0)  # the shard is not opened again
+    assert update(root, output, done[:1])[0] == 3  # the error row of empty.png was removed for a retry
     assert update(root, output, done[:1]) == (3, 0)
 
 
@@ -224,7 +224,7 @@ def test_a_shard_without_images_is_opened_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", ["second new file", "first removal", "second removal"])
-def test_a_rewrite_that_is_cut_short_anywhere_is_made_good(
+def test_a_rewrite_that_is_interrupted_at_any_point_is_repaired(
     cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, output = tmp_path / "in", place(tmp_path / "out")
@@ -239,13 +239,13 @@ def test_a_rewrite_that_is_cut_short_anywhere_is_made_good(
     owner = Place if name == "put" else LocalFileSystem
     original, calls = getattr(owner, name), []
 
-    def cut_short(self: Any, *arguments: Any) -> None:
+    def interrupted(self: Any, *arguments: Any) -> None:
         calls.append(arguments)
         if len(calls) == (1 if cut == "first removal" else 2):
             raise KeyboardInterrupt
         original(self, *arguments)
 
-    monkeypatch.setattr(owner, name, cut_short)
+    monkeypatch.setattr(owner, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
         update(root, output, done)
     monkeypatch.setattr(owner, name, original)
@@ -257,7 +257,7 @@ def test_a_rewrite_that_is_cut_short_anywhere_is_made_good(
     assert update(root, output, done) == (14, 0)
 
 
-def test_a_catalog_of_version_0_1_is_taken_over(root: Path, tmp_path: Path) -> None:
+def test_a_catalog_of_version_0_1_is_upgraded(root: Path, tmp_path: Path) -> None:
     output = place(tmp_path / "out")
     update(root, output)
     (file,) = output.join("catalog").list(".parquet")

@@ -10,7 +10,7 @@ from pipeline.catalog.id_set import IdSet
 
 
 @given(st.lists(st.lists(st.integers(0, 50), max_size=12), max_size=20))
-def test_ids_are_seen_once(batches: list[list[int]]) -> None:
+def test_an_id_is_new_only_once(batches: list[list[int]]) -> None:
     ids, seen = IdSet(np.array([3, 5], np.int64)), {3, 5}
     for batch in batches:
         expected = []

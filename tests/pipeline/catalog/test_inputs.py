@@ -1,4 +1,4 @@
-"""Which objects an INPUT names."""
+"""Resolving INPUTs into containers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_folder_is_read_to_its_depth_and_other_files_are_passed_over(tree: Path, tmp_path: Path) -> None:
+def test_a_folder_is_listed_recursively_and_other_files_are_skipped(tree: Path, tmp_path: Path) -> None:
     found = containers([place(tree)], place(tmp_path / "out"))
     expected = ["a.jpg", "b.JPEG", "deep/c.png", "deep/d_w1.tif", "shard-000.tar", "shard-001.tar", "é.webp"]
     assert names(found, tree) == expected
@@ -68,14 +68,14 @@ def test_globs_and_braces(tree: Path, tmp_path: Path, url: str, expected: list[s
     assert names(containers([place(tree / url)], place(tmp_path / "out")), tree) == expected
 
 
-def test_an_object_named_twice_counts_once_and_the_output_is_left_out(tree: Path) -> None:
+def test_an_object_named_twice_counts_once_and_the_output_is_skipped(tree: Path) -> None:
     (tree / "out").mkdir()
     (tree / "out" / "picture.png").write_bytes(b"x")
     found = containers([place(tree), place(tree / "deep")], place(tree / "out"))
     assert len(found) == len({c.url for c in found}) == 7
 
 
-def test_pattern_chooses_images_by_file_name_and_leaves_shards(tree: Path, tmp_path: Path) -> None:
+def test_the_pattern_selects_images_by_file_name_and_keeps_shards(tree: Path, tmp_path: Path) -> None:
     found = names(containers([place(tree)], place(tmp_path / "out"), "*_w1.tif"), tree)
     assert found == ["deep/d_w1.tif", "shard-000.tar", "shard-001.tar"]
 
@@ -84,14 +84,14 @@ def test_pattern_chooses_images_by_file_name_and_leaves_shards(tree: Path, tmp_p
     ("name", "message"),
     [("nothing-here", "no such file"), ("*.gif", "nothing matches"), ("readme.md", "no images or shards")],
 )
-def test_what_cannot_be_used_is_named_with_the_remedy(tree: Path, tmp_path: Path, name: str, message: str) -> None:
+def test_an_unusable_input_is_named_in_the_error(tree: Path, tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         containers([place(tree / name)], place(tmp_path / "out"))
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_of_braces_those_that_are_missing_are_named(tree: Path, tmp_path: Path) -> None:
+def test_missing_paths_of_a_brace_expansion_are_named(tree: Path, tmp_path: Path) -> None:
     def said(name: str) -> str:
         with pytest.raises(InputError) as caught:
             containers([place(tree / name)], place(tmp_path / "out"))
@@ -110,7 +110,7 @@ def test_kind_comes_from_the_suffix() -> None:
     assert [input_kind(n) for n in ("x.tgz", "x.TAR.GZ", "x.gz", "x.parquet")] == ["tgz", "tgz", None, "parquet"]
 
 
-def test_names_with_brackets_mean_themselves_where_they_exist(tmp_path: Path) -> None:
+def test_existing_names_with_brackets_are_taken_literally(tmp_path: Path) -> None:
     root = tmp_path / "in"
     root.mkdir()
     for name in ("p[1].png", "a{b}.png", "img{1.png"):
@@ -140,27 +140,27 @@ KEYS = (
 )
 
 
-@pytest.mark.parametrize("page", [4, 1000])
-def test_a_prefix_of_a_bucket_is_listed_whole_page_by_page(
-    page: int, bucket: tuple[S3FileSystem, str], monkeypatch: pytest.MonkeyPatch
+def test_a_prefix_of_a_bucket_is_listed_completely_page_by_page(
+    bucket: tuple[S3FileSystem, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs, name = bucket
     fs.pipe({f"{name}/{key}": key.encode() for key in KEYS})
-    monkeypatch.setattr(s3_listing, "PAGE", page)
     output = place(f"s3://{name}/out")
 
     def found(url: str, pattern: str | None = None) -> list[str]:
         return [c.url.removeprefix(f"s3://{name}/") for c in containers([place(f"s3://{name}/{url}")], output, pattern)]
 
     wanted = sorted(k for k in KEYS if k.startswith("in/") and k != "in/notes.txt")
-    assert found("in") == wanted
-    assert found("") == sorted([*wanted, "input.png"])  # and not what lies in the output
-    assert found("in/a/*/c/y.jpg") == [f"in/a/b{i}/c/y.jpg" for i in range(4)]
-    assert found("in/*/b[12]") == [k for k in wanted if k.startswith(("in/a/b1", "in/a/b2"))]
-    assert found("in/**/im.png") == [k for k in wanted if k.endswith("im.png")]
-    assert found("in/flat-{00..02}.png") == wanted_of("in/flat", wanted)
-    assert found("in/{many,a}") == sorted(wanted_of("in/many", wanted) + wanted_of("in/a/", wanted))
-    assert found("in", "p0*.png") == sorted(["in/s.tar", *wanted_of("in/many/p0", wanted)])
+    for page in (4, 1000):
+        monkeypatch.setattr(s3_listing, "PAGE", page)
+        assert found("in") == wanted
+        assert found("") == sorted([*wanted, "input.png"])  # but not what is in the output
+        assert found("in/a/*/c/y.jpg") == [f"in/a/b{i}/c/y.jpg" for i in range(4)]
+        assert found("in/*/b[12]") == [k for k in wanted if k.startswith(("in/a/b1", "in/a/b2"))]
+        assert found("in/**/im.png") == [k for k in wanted if k.endswith("im.png")]
+        assert found("in/flat-{00..02}.png") == wanted_of("in/flat", wanted)
+        assert found("in/{many,a}") == sorted(wanted_of("in/many", wanted) + wanted_of("in/a/", wanted))
+        assert found("in", "p0*.png") == sorted(["in/s.tar", *wanted_of("in/many/p0", wanted)])
     infos = {c.url.removeprefix("s3://"): c for c in containers([place(f"s3://{name}/in")], output)}
     for path in (f"{name}/in/s.tar", f"{name}/in/é ü/q+1 %.png", f"{name}/in/many/p05.png"):
         assert infos[path].version == fs.info(path)["ETag"].strip('"')

@@ -1,4 +1,4 @@
-"""Lists of addresses."""
+"""Manifests: lists of addresses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def expected(folder: Path) -> list[str]:
 
 
 def write(folder: Path, kind: str) -> Path:
-    """A manifest of ENTRIES of a kind."""
+    """Writes ENTRIES as a manifest of a kind."""
     folder.mkdir(exist_ok=True)
     path = folder / f"list.{kind.split()[0]}"
     rows = [{"label": "x", "url": e} for e in ENTRIES]
@@ -50,7 +50,7 @@ def write(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["txt", "csv", "csv without a header", "jsonl", "jsonl of strings", "parquet"])
-def test_addresses_on_any_store_relative_ones_against_the_folder(kind: str, tmp_path: Path) -> None:
+def test_addresses_may_be_on_any_store_and_relative_to_the_manifest(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path / "lists", kind)
     found = containers([place(path)], place(tmp_path / "out"))
     assert [c.url for c in found] == expected(tmp_path / "lists")
@@ -59,7 +59,7 @@ def test_addresses_on_any_store_relative_ones_against_the_folder(kind: str, tmp_
     assert [c.url for c in some] == [u for u in expected(tmp_path / "lists") if u.endswith(".png")]
 
 
-def test_only_a_manifest_that_is_named_is_one(tmp_path: Path) -> None:
+def test_a_file_is_a_manifest_only_if_the_input_names_its_suffix(tmp_path: Path) -> None:
     folder = tmp_path / "lists"
     for kind in ("txt", "csv", "jsonl", "parquet"):
         write(folder, kind)
@@ -88,16 +88,14 @@ def test_only_a_manifest_that_is_named_is_one(tmp_path: Path) -> None:
         ("l.txt", "missing.tar\n", None, "no such file"),
     ],
 )
-def test_what_cannot_be_used_is_said_at_once(
-    name: str, text: str, column: str | None, says: str, tmp_path: Path
-) -> None:
+def test_an_unusable_manifest_is_one_line(name: str, text: str, column: str | None, says: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=says) as caught:
         containers([place(tmp_path / name)], place(tmp_path / "out"), column=column)
     assert "\n" not in str(caught.value)
 
 
-def test_no_text_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"not a valid .txt manifest"):
         containers([place(tmp_path / "l.txt")], place(tmp_path / "out"))
@@ -116,7 +114,7 @@ def test_a_manifest_in_a_bucket_may_name_shards(bucket: tuple[S3FileSystem, str]
     assert found[1].version == fs.info(f"{name}/shards/s.tar")["ETag"].strip('"')
 
 
-def test_images_of_one_manifest_may_lie_on_several_stores(bucket: tuple[S3FileSystem, str], tmp_path: Path) -> None:
+def test_a_manifest_may_name_images_on_several_stores(bucket: tuple[S3FileSystem, str], tmp_path: Path) -> None:
     _, name = bucket
     pixels = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 3), np.uint8)
     uris = [f"s3://{name}/0.png", str(tmp_path / "1.png"), f"s3://{name}/2.png", str(tmp_path / "3.png")]

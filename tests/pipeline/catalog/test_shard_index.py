@@ -1,4 +1,4 @@
-"""What is in a shard, and which column of a table is meant."""
+"""Indexing shards: their images, and which column of a table holds them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ HEADER = st.tuples(
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(HEADER, max_size=12), st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
-def test_links_and_names_that_come_twice_mean_what_tar_means(headers: list, form: int) -> None:
+def test_links_and_duplicate_names_are_resolved_as_tar_does(headers: list, form: int) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
         for number, (name, kind, target) in enumerate(headers):
@@ -105,7 +105,7 @@ def test_links_and_names_that_come_twice_mean_what_tar_means(headers: list, form
 
 
 @pytest.mark.parametrize("name", ["s.tar", "s.tgz"])
-def test_a_link_that_leads_nowhere_says_so_and_a_glob_chooses_by_its_own_name(name: str, tmp_path: Path) -> None:
+def test_a_dangling_link_is_an_error_row_and_globs_match_the_name_of_the_link(name: str, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     links = {"in/w1.png": "../data/x", "w2.png": "data/x", "w1.png": "/else/w1.png", "to/w1.png": "../to/w1.png"}
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -125,7 +125,7 @@ def test_a_link_that_leads_nowhere_says_so_and_a_glob_chooses_by_its_own_name(na
     }
 
 
-def test_links_of_a_tar_that_ends_early_are_followed_in_what_came_before(tmp_path: Path) -> None:
+def test_links_of_a_truncated_tar_are_resolved_in_its_complete_members(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, target in (("a.png", ""), ("b.png", "a.png"), ("c.png", "z.png"), ("z.png", "")):
@@ -140,7 +140,7 @@ def test_links_of_a_tar_that_ends_early_are_followed_in_what_came_before(tmp_pat
 
 
 @pytest.mark.parametrize("damage", ["cut", "no gzip", "checksum", "tar"])
-def test_a_damaged_tgz_gives_what_is_whole_and_says_so(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_tgz_gives_its_complete_members_and_an_error_row(damage: str, tmp_path: Path) -> None:
     members = {f"{i}.png": bytes([i]) * 700 for i in range(4)}
     whole = tar_of(members, compress=True)
     unpacked = bytearray(gzip.decompress(whole))
@@ -161,7 +161,7 @@ def test_a_damaged_tgz_gives_what_is_whole_and_says_so(damage: str, tmp_path: Pa
     assert {k: v for k, v in got.items() if isinstance(v, bytes)} == dict(list(members.items())[:whole_ones])
 
 
-def test_two_gzip_streams_in_a_row_are_one(tmp_path: Path) -> None:
+def test_concatenated_gzip_streams_are_read_as_one(tmp_path: Path) -> None:
     whole = tar_of({"1.png": b"1" * 700, "2.png": b"2" * 700})
     (tmp_path / "s.tgz").write_bytes(gzip.compress(whole[:900]) + gzip.compress(whole[900:]))
     output = place(tmp_path / "out")
@@ -198,13 +198,13 @@ def test_a_parquet_row_is_an_image(columns: dict, column: str | None, expected: 
     ("column", "says"),
     [(None, "which column is meant.*there are: left, right"), ("middle", "column 'middle'.*left, right")],
 )
-def test_a_column_that_cannot_be_told_is_asked_for(column: str | None, says: str, tmp_path: Path) -> None:
+def test_an_ambiguous_column_is_asked_for(column: str | None, says: str, tmp_path: Path) -> None:
     (tmp_path / "f.parquet").write_bytes(parquet_of({"left": [b"1"], "right": [b"2"]}, rows=1))
     with pytest.raises(InputError, match=says):
         catalogued([tmp_path / "f.parquet"], place(tmp_path / "out"), **({"column": column} if column else {}))
 
 
-def test_the_hubs_own_metadata_tells_the_column(tmp_path: Path) -> None:
+def test_hugging_face_metadata_names_the_column(tmp_path: Path) -> None:
     declared = json.dumps({"info": {"features": {"right": {"_type": "Image"}, "left": {"_type": "Value"}}}})
     data = parquet_of({"left": [b"1"], "right": [b"2"]}, 1, {"huggingface": declared})
     (tmp_path / "f.parquet").write_bytes(data)
@@ -219,7 +219,7 @@ def test_another_column_on_the_same_output_is_refused(tmp_path: Path) -> None:
         catalogued([tmp_path / "f.parquet"], output, column="right")
 
 
-def test_parquet_below_a_prefix_without_images_is_passed_over_and_damage_is_a_row(tmp_path: Path) -> None:
+def test_parquet_without_images_below_a_prefix_is_skipped_and_a_damaged_file_is_an_error_row(tmp_path: Path) -> None:
     folder, output = tmp_path / "in", place(tmp_path / "out")
     folder.mkdir()
     (folder / "labels.parquet").write_bytes(parquet_of({"path": ["x.png"], "label": [1]}, rows=1))
@@ -230,7 +230,7 @@ def test_parquet_below_a_prefix_without_images_is_passed_over_and_damage_is_a_ro
     assert found[1]["error"].startswith("DamagedShard: ")
 
 
-def test_glob_looks_at_the_names_in_a_shard_and_a_second_one_adds(tmp_path: Path) -> None:
+def test_a_glob_matches_names_in_shards_and_a_second_glob_adds_images(tmp_path: Path) -> None:
     folder, output = tmp_path / "in", place(tmp_path / "out")
     folder.mkdir()
     (folder / "s.tar").write_bytes(tar_of({"w1/a_w1.tif": b"1", "w2/a_w2.tif": b"2", "a_w3.png": b"3"}))
@@ -247,7 +247,7 @@ def test_glob_looks_at_the_names_in_a_shard_and_a_second_one_adds(tmp_path: Path
     assert len(catalogued([folder], output)) == 9
 
 
-def test_glob_of_a_column_without_names_says_so(tmp_path: Path) -> None:
+def test_a_glob_for_a_column_without_file_names_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f.parquet").write_bytes(parquet_of({"image": [b"1"]}, rows=1))
     with pytest.raises(InputError, match="no file names that --glob"):
         catalogued([tmp_path / "f.parquet"], place(tmp_path / "out"), pattern="*.png")

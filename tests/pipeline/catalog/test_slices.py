@@ -25,7 +25,7 @@ def catalogued(root: Path, output: Place) -> list[int]:
     return pa.concat_tables(tables)["image_id"].to_pylist()
 
 
-def test_slices_hold_exactly_what_is_left(tmp_path: Path) -> None:
+def test_slices_hold_exactly_the_images_that_are_left(tmp_path: Path) -> None:
     root, output = tmp_path / "in", place(tmp_path / "out")
     root.mkdir()
     (root / "a.png").write_bytes(b"12345")

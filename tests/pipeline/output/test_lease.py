@@ -1,4 +1,4 @@
-"""One job an output: real processes, on a local disk and on a real S3."""
+"""One job per output: real processes, on a local disk and on a real S3."""
 
 from __future__ import annotations
 
@@ -49,18 +49,26 @@ def holder(output: Place) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
+@pytest.fixture(autouse=True)
+def short_takeover_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here no other job takes over at the same moment, so there is no need to wait for one."""
+    monkeypatch.setattr(lease, "TAKEOVER_DELAY", 0.1)
+
+
 def take(output: Place) -> Lease:
     return Lease(output, "mine", lambda error: None, lambda text: None)
 
 
-def test_a_second_job_is_refused_and_told_who_holds_it(output: Place, holder: subprocess.Popen[str]) -> None:
+def test_a_second_job_is_refused_and_the_error_names_the_holder(output: Place, holder: subprocess.Popen[str]) -> None:
     with pytest.raises(InputError, match=f"process {holder.pid}") as caught, take(output):
         pass
     assert "run other" in str(caught.value)
     assert lease.read_lease(output)["run"] == "other"
 
 
-def test_a_dead_holder_of_this_machine_is_followed_at_once(output: Place, holder: subprocess.Popen[str]) -> None:
+def test_the_lease_of_a_dead_process_on_this_machine_is_taken_over_at_once(
+    output: Place, holder: subprocess.Popen[str]
+) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     began = time.monotonic()
@@ -70,7 +78,7 @@ def test_a_dead_holder_of_this_machine_is_followed_at_once(output: Place, holder
     assert lease.read_lease(output) is None
 
 
-def test_a_holder_elsewhere_that_renews_is_alive_and_one_that_is_silent_is_not(
+def test_a_holder_on_another_machine_is_alive_while_it_sends_heartbeats(
     output: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT", 1.0)
@@ -83,7 +91,7 @@ def test_a_holder_elsewhere_that_renews_is_alive_and_one_that_is_silent_is_not(
     monkeypatch.setattr(lease, "HEARTBEAT", 1.0)
     with pytest.raises(InputError, match="another job"), take(output):
         pass
-    first._stop.set()  # it is silent from here on, as if its machine had gone
+    first._stop.set()  # no more heartbeats, as if its machine had crashed
     first._thread.join()
     said: list[str] = []
     with Lease(output, "mine", lambda error: None, said.append):
@@ -91,7 +99,7 @@ def test_a_holder_elsewhere_that_renews_is_alive_and_one_that_is_silent_is_not(
     assert "to see if it is alive" in said[0]
 
 
-def test_of_many_that_start_at_once_one_holds(output: Place) -> None:
+def test_of_many_jobs_that_start_at_once_one_gets_the_lease(output: Place) -> None:
     held: list[Lease] = []
     refused: list[Exception] = []
     start = threading.Barrier(6)
@@ -113,7 +121,7 @@ def test_of_many_that_start_at_once_one_holds(output: Place) -> None:
     held[0].__exit__(None, None, None)
 
 
-def test_who_loses_the_lease_is_told_once(output: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_that_loses_its_lease_is_told_once(output: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT", 0.2)
     lost: list[Exception] = []
     with Lease(output, "mine", lost.append, print):
@@ -125,7 +133,7 @@ def test_who_loses_the_lease_is_told_once(output: Place, monkeypatch: pytest.Mon
     assert lease.read_lease(output)["run"] == "theirs"
 
 
-def test_what_is_said_can_be_seen_by_others(output: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_in_the_lease(output: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT", 0.2)
     with take(output) as mine:
         mine.set_progress(images=3)
@@ -136,7 +144,7 @@ def test_what_is_said_can_be_seen_by_others(output: Place, monkeypatch: pytest.M
         assert lease.is_alive(held)
 
 
-def test_no_permission_is_one_line(bucket: tuple[S3FileSystem, str]) -> None:
+def test_access_denied_is_one_line(bucket: tuple[S3FileSystem, str]) -> None:
     output = place(f"s3://{bucket[1]}/out", {"key": "demo", "secret": "wrong"})
     with pytest.raises(InputError, match="access denied"), take(output):
         pass

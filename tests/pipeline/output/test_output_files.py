@@ -18,7 +18,7 @@ from pipeline.storage import Place, place
 
 
 @pytest.mark.parametrize("kept", [0, 3, 0.5, 0.99])
-def test_a_file_that_is_still_being_written_is_left_out(output: Place, rows: list[dict], kept: float) -> None:
+def test_a_file_that_is_still_being_written_is_skipped(output: Place, rows: list[dict], kept: float) -> None:
     whole = Path(output.path, "results", "0.parquet").read_bytes()
     Path(output.path, "results", "9.parquet").write_bytes(whole[: int(kept * len(whole)) if kept < 1 else kept])
     assert counts(output).done == len(rows)
@@ -29,7 +29,7 @@ def test_a_file_that_is_still_being_written_is_left_out(output: Place, rows: lis
 
 
 @pytest.mark.parametrize("read", [counts, results_dataset, read_description, connect])
-def test_a_folder_that_is_no_output_says_so(read: object, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_an_output_is_refused(read: object, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not an output of maskfleet segment .* maskfleet segment INPUT"):
         read(place(tmp_path))
     with pytest.raises(InputError, match="check the spelling"):
@@ -37,7 +37,7 @@ def test_a_folder_that_is_no_output_says_so(read: object, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("read", [results_dataset, read_description, connect])
-def test_an_output_without_results_says_so(read: object, tmp_path: Path) -> None:
+def test_an_output_without_results_is_refused(read: object, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no results yet"):
         read(write_output(tmp_path, [], waiting=["a.png"]))
 

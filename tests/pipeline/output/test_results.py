@@ -1,4 +1,4 @@
-"""The changes that are ever made to results files: doubles, errors, setting aside, cleaning up."""
+"""Changes to results files: removing duplicates, errors and partial files, moving files to replaced/."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.storage.atomic_files import results_filesystem
 
 
 def write(output: Place, files: dict[str, list[tuple[int, bool]]]) -> None:
-    """Results files of rows (number of image, whether it was segmented)."""
+    """Writes results files of rows (number of the image, whether it succeeded)."""
     os.makedirs(output.join("results").path, exist_ok=True)
     for name, rows in files.items():
         made = [segmented(f"{n}.png", 8, 8, []) if good else failed(f"{n}.png", "DamagedImage: x") for n, good in rows]
@@ -37,7 +37,7 @@ def read(output: Place) -> list[tuple[str, str | None]]:
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=12), min_size=1, max_size=4))
 @settings(deadline=None, max_examples=40)
-def test_of_doubled_rows_one_stays_and_it_is_a_good_one(
+def test_of_duplicate_rows_one_without_an_error_stays(
     tmp_path_factory: pytest.TempPathFactory, files: list[list[tuple[int, bool]]]
 ) -> None:
     output = place(tmp_path_factory.mktemp("out"))
@@ -53,7 +53,7 @@ def test_of_doubled_rows_one_stays_and_it_is_a_good_one(
     assert np.array_equal(results.done_ids(output), np.sort([image_id(f"{n}.png") for n in numbers]))
 
 
-def test_dropped_errors_are_owed_again_and_good_rows_untouched(tmp_path: Path) -> None:
+def test_removing_errors_leaves_other_rows_and_files_untouched(tmp_path: Path) -> None:
     output = place(tmp_path)
     write(output, {"a.parquet": [(1, True), (2, False)], "b.parquet": [(3, False)], "c.parquet": [(4, True)]})
     before = output.join("results", "c.parquet").fs.cat_file(output.join("results", "c.parquet").path)
@@ -65,18 +65,18 @@ def test_dropped_errors_are_owed_again_and_good_rows_untouched(tmp_path: Path) -
     assert schema.equals(pq.read_schema(output.join("results", "c.parquet").path), check_metadata=True)
 
 
-def test_setting_aside_that_is_cut_short_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_move_to_replaced_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = place(tmp_path)
     write(output, {f"{i}.parquet": [(i, True)] for i in range(4)})
     put, calls = Place.put, []
 
-    def cut_short(self: Place, data: bytes, parts: Place) -> None:
+    def interrupted(self: Place, data: bytes, parts: Place) -> None:
         calls.append(self)
         if len(calls) == 3:
             raise KeyboardInterrupt
         put(self, data, parts)
 
-    monkeypatch.setattr(Place, "put", cut_short)
+    monkeypatch.setattr(Place, "put", interrupted)
     with pytest.raises(KeyboardInterrupt):
         results.move_to_replaced(output, "then")
     monkeypatch.setattr(Place, "put", put)
@@ -86,7 +86,7 @@ def test_setting_aside_that_is_cut_short_loses_nothing(tmp_path: Path, monkeypat
     assert len(output.join("replaced", "then").list(".parquet")) == 4
 
 
-# Ends the process in the middle of a write, by the kernel's own hand, or has the write fail.
+# The kernel kills the process in the middle of a write, or the write fails.
 LIMITED = """
 import resource, signal, sys
 from pipeline.output import results
@@ -99,7 +99,7 @@ results.remove_errors(place(sys.argv[1]))
 
 
 @pytest.mark.parametrize("ends", ["killed", "raises"])
-def test_dropping_errors_that_is_cut_short_leaves_the_results_whole(ends: str, tmp_path: Path) -> None:
+def test_an_interrupted_removal_of_errors_leaves_the_results_complete(ends: str, tmp_path: Path) -> None:
     output = place(tmp_path)
     write(output, {"a.parquet": [(n, n > 1) for n in range(20)]})
     before = read(output)
@@ -108,7 +108,7 @@ def test_dropping_errors_that_is_cut_short_leaves_the_results_whole(ends: str, t
         assert done.returncode == -signal.SIGXFSZ
     else:
         assert "File too large" in done.stderr
-    assert read(output) == before  # of a dataset of all that lies there
+    assert read(output) == before  # reads every file in the folder
     left = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "a.parquet"]
     assert [p.stat().st_size for p in left] == ([500] if ends == "killed" else [])
     results.remove_partial_files(output)
@@ -116,7 +116,7 @@ def test_dropping_errors_that_is_cut_short_leaves_the_results_whole(ends: str, t
     assert results.remove_errors(output) == 2
 
 
-def test_cleaning_removes_exactly_what_is_pending(tmp_path: Path) -> None:
+def test_only_files_of_pending_checkpoints_are_removed(tmp_path: Path) -> None:
     output = write_output(tmp_path / "out", [segmented(f"{n}.png", 8, 8, []) for n in range(3)], files=3)
     folder = Path(output.path)
     (folder / "_checkpoint" / "parts").mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_cleaning_removes_exactly_what_is_pending(tmp_path: Path) -> None:
     assert [p.name for p in (folder / "_checkpoint").rglob("*") if p.is_file()] == ["u_0_2.parquet"]
 
 
-def test_a_results_file_on_a_disk_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_results_file_on_a_local_disk_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     output = place(tmp_path)
     target = Path(output.join("results", "a.parquet").path)
     filesystem = results_filesystem(output)
@@ -142,12 +142,12 @@ def test_a_results_file_on_a_disk_appears_whole_or_not_at_all(tmp_path: Path) ->
         assert len(list((tmp_path / "_checkpoint" / "parts").iterdir())) == 1
     assert pq.read_table(target).equals(whole)
 
-    def cut_short() -> None:
+    def interrupted() -> None:
         with filesystem.open_output_stream(str(target) + "2") as stream:
             stream.write(target.read_bytes()[:100])
             raise OSError("no space on the disk")
 
     with pytest.raises(OSError, match="disk"):
-        cut_short()
+        interrupted()
     assert [p.name for p in target.parent.iterdir()] == ["a.parquet"]
     assert not list((tmp_path / "_checkpoint" / "parts").iterdir())
