@@ -37,7 +37,7 @@ def read_annotations(annotations: str | os.PathLike[str], output: Place) -> Json
         content = json.loads(file.fs.cat_file(file.path))
     except ValueError:
         raise InputError(f"{file.url} is not JSON: {EXPECTED}") from None
-    except Exception as error:  # each store raises its own kinds of errors
+    except Exception as error:  # the error type depends on the store
         raise explain(file.url, error) from None
     for name, keys in REQUIRED.items():
         if not isinstance(content, dict) or not isinstance(content.get(name), list):

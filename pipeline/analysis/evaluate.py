@@ -1,4 +1,8 @@
-"""Evaluates an output against COCO annotations: matches images and categories, then computes COCO AP."""
+"""Evaluates an output against COCO annotations: matches images and categories, then computes COCO AP.
+
+To add a metric, compute it in `pipeline.analysis.coco_ap`, or in a module beside it that `evaluate` calls, and show it in
+`jobs.evaluate`.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +30,6 @@ def evaluate(output: Place, annotations: str | os.PathLike[str], max_detections:
     An image that failed counts as an image without detections. Images are matched by file name, see
     `pipeline.analysis.file_name_matching`. Categories are matched by name, or by id if no name is common. An annotated
     category that the output does not know counts as never found.
-
-    To add a metric, compute it in `pipeline.analysis.coco_ap`, or next to the call below, and add its key to the
-    table of `jobs.evaluate`.
 
     Args:
         output: root of the output.

@@ -54,7 +54,7 @@ def _path(index: int, text: str, path: str) -> _Path:
 def _pairs(names: list[_Path], images: list[_Path]) -> list[tuple[_Path, _Path]]:
     """Pairs names and images that share a base name. Each occurs at most once.
 
-    A name gets no image if another name fits its best images better: its own image has not been segmented (yet).
+    A name gets no image if another name fits its best images better. Then its image has not been segmented (yet).
     """
     if not images:
         return []

@@ -1,6 +1,6 @@
 """The catalog: one row for each image that the job was asked for, with the address of its bytes.
 
-The catalog minus the results is what is still to do. New images are added in new files. A shard whose version has not
+The images in the catalog that are not in the results are still to do. New images are added in new files. A shard whose version has not
 changed is not opened again. Loose images are identified by their address alone. The driver needs 8 bytes per image.
 """
 
@@ -57,11 +57,11 @@ def update(
     rewritten: old files are deleted once all new ones are written. Images that a changed shard no longer holds are
     dropped, unless they have a result.
 
-    A crash loses no image. The rows of one shard are in one file, which is written completely or not at all. A rewrite
+    A crash loses no image. The rows of one shard are in one file, which appears only when it is complete. A rewrite
     that was interrupted leaves duplicate rows; the next update finds them and rewrites the catalog again.
 
     Args:
-        root: place under which the catalog lies.
+        root: the place that holds catalog/; usually the output.
         batches: containers, in batches; see `pipeline.catalog.inputs.find_containers`. Duplicates count once.
         done: int64, sorted: ids of the images that have their row in the results.
         options: which images of a shard to catalog.
@@ -87,7 +87,7 @@ def totals(root: Place, done: np.ndarray) -> CatalogTotals:
     """Counts what the catalog holds and how much of it is left. It reads three columns.
 
     Args:
-        root: place under which the catalog lies.
+        root: the place that holds catalog/; usually the output.
         done: int64, sorted: ids of the images that have their row in the results.
     """
     sums = CatalogTotals()

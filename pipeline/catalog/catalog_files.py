@@ -103,7 +103,7 @@ class CatalogWriter:
     so a key in a file means that all rows of its shard are there.
 
     Args:
-        root: place under which the catalog lies.
+        root: the place that holds catalog/; usually the output.
     """
 
     def __init__(self, root: Place) -> None:

@@ -51,7 +51,7 @@ def find_containers(
 
     Args:
         inputs: files, prefixes, globs with `*`, `?`, `[..]` and braces (`{000..127}`, `{a,b}`), or manifests.
-        output: skipped if it lies below an input.
+        output: skipped if it is below an input.
         pattern: only images whose file name matches this glob, such as `*_w1.tif`. Shards are not filtered, since
             the glob applies to their members.
         column: column of addresses in a manifest that is a table.
@@ -88,7 +88,7 @@ def _input_containers(named: Place, output: Place, pattern: str | None, column: 
                 yield container
     except InputError:
         raise
-    except Exception as error:  # each store raises its own kinds of errors
+    except Exception as error:  # the error type depends on the store
         raise explain(named.url, error) from None
     if not found:
         matching = f" that match {pattern!r}" if pattern else ""
@@ -170,7 +170,7 @@ def _expand(named: Place) -> list[str]:
             return [named.path]
     except InputError:
         raise
-    except Exception as error:  # each store raises its own kinds of errors
+    except Exception as error:  # the error type depends on the store
         raise explain(named.url, error) from None
     return expand_braces(named.path)
 
@@ -180,7 +180,7 @@ def _check_paths(named: Place, paths: Sequence[str]) -> list[dict | None]:
     named.fs.invalidate_cache()
     try:
         return list(_map_threads(lambda path: listing.entry_info(named, path), paths))
-    except Exception as error:  # each store raises its own kinds of errors
+    except Exception as error:  # the error type depends on the store
         raise explain(named.url, error) from None
 
 

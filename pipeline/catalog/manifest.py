@@ -89,7 +89,7 @@ def _open(table: Place) -> io.BufferedReader:
         return io.BufferedReader(ObjectFile(table, table.size()))
     except InputError:
         raise
-    except Exception as error:  # each store raises its own kinds of errors
+    except Exception as error:  # the error type depends on the store
         raise explain(table.url, error) from None
 
 

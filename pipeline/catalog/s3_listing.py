@@ -82,7 +82,7 @@ def _interleave(sources: Sequence[Callable[[], Iterable[list[Entry]]]]) -> Itera
                 if stop.is_set():
                     return
             pages.put(None)
-        except Exception as error:  # each store raises its own kinds of errors
+        except Exception as error:  # the error type depends on the store
             pages.put(error)
 
     with ThreadPoolExecutor(LISTERS) as pool:

@@ -34,13 +34,13 @@ class Slice:
 def unfinished_slices(
     root: Place, done: np.ndarray, max_images: int = SLICE_IMAGES, max_bytes: int = SLICE_BYTES
 ) -> list[Slice]:
-    """Cuts the catalog minus what is done into slices.
+    """Cuts the images of the catalog that are not done into slices.
 
     Some containers can only be read from start to end: a .tgz, or a row group of a Parquet file. Their images
     stay in one slice, whatever its size.
 
     Args:
-        root: place under which the catalog lies.
+        root: the place that holds catalog/; usually the output.
         done: int64, sorted: ids of the images that have their row in the results.
         max_images: most images in a slice.
         max_bytes: most stored bytes in a slice.
@@ -81,7 +81,7 @@ def first_images(slices: list[Slice], limit: int | None) -> list[Slice]:
 
 
 def _may_start_slice(table: pa.Table) -> np.ndarray:
-    """bool: the rows at which a slice may start. It may not start inside what is read from start to end."""
+    """bool: the rows at which a slice may start. A slice may not start inside a .tgz or a row group."""
     streamed = pc.is_in(table["kind"], value_set=pa.array(STREAMED_KINDS)).to_numpy()
     container = table["container"].combine_chunks().dictionary_encode().indices.to_numpy()
     part = pc.fill_null(table["part"], -1).to_numpy()

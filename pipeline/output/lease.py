@@ -6,7 +6,7 @@ over only if the holder is dead: its process on this machine is gone, or it has 
 Where the store can create an object only if it does not exist (S3's conditional PUT, a local disk), two jobs that
 start at the same time cannot both get the lease. A takeover cannot be made conditional on every store. So a job that
 has overwritten a lease reads it back after `TAKEOVER_DELAY` seconds, and each holder reads the lease before each
-heartbeat: of two jobs at most one goes on.
+heartbeat. So at most one of two jobs continues.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Lease:
             self._acquire()
         except InputError:
             raise
-        except Exception as error:  # each store raises its own kinds of errors
+        except Exception as error:  # the error type depends on the store
             raise explain(self._output.url, error) from None
         self._thread.start()
         return self

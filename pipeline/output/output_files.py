@@ -1,7 +1,6 @@
 """Lists the files of an output and reads their Parquet footers.
 
-Everything that reads an output goes through here, while a job writes to it or long after. The files are the only
-state.
+Every reader of an output uses it, while a job is running or long after. The files are the only state.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def list_files(output: Place, folder: str, suffix: str = ".parquet") -> list[Pla
         return output.join(folder).list(suffix)
     except InputError:
         raise
-    except Exception as error:  # each store raises its own kinds of errors
+    except Exception as error:  # the error type depends on the store
         raise explain(output.url, error) from None
 
 
@@ -73,7 +72,7 @@ def read_footer(file: Place) -> pq.FileMetaData | None:
         return pq.read_metadata(file.path, filesystem=file.arrow())
     except (pa.ArrowInvalid, FileNotFoundError):
         return None
-    except Exception as error:  # each store raises its own kinds of errors
+    except Exception as error:  # the error type depends on the store
         raise explain(file.url, error) from None
 
 

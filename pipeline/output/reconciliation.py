@@ -1,4 +1,4 @@
-"""Reconciles an output with what is asked for: which images have their row, and which are still to do.
+"""Reconciles the results of an output with its catalog: which images have their row, and which are left.
 
 The catalog says which images are asked for, the results say which are done. Both are files in storage, so a job that
 was killed at any point is continued by running the same command again.
@@ -45,7 +45,7 @@ def prepare_output(
         run_id: id of the run.
         record: run record; gets `catalogued`, and `files_set_aside`, `errors_retried` and `doubles_removed` where
             they apply.
-        observer: is told of the steps and asked for confirmation.
+        observer: shows the steps and asks for confirmation.
 
     Returns:
         int64, sorted: ids of the images that have their row and keep it.
@@ -92,7 +92,7 @@ class DryRun:
     """What a run would start from.
 
     Attributes:
-        catalog_root: place under which the catalog lies as a run would have it: a copy in a temporary folder.
+        catalog_root: the place that holds catalog/ as the run would have it: a copy in a temporary folder.
         done: int64, sorted: ids of the images that have their row and would keep it.
         rows: number of images that have a row now.
         conflict: why all results would be moved to replaced/; empty if they would stay.
@@ -129,9 +129,9 @@ def update_catalog(options: Options, root: Place, done: np.ndarray, observer: Jo
 
     Args:
         options: options of the job.
-        root: place under which the catalog lies: the output, or a copy for a dry run.
+        root: the place that holds catalog/: the output, or a copy for a dry run.
         done: int64, sorted: ids of images that stay in the catalog even if their shard no longer has them.
-        observer: is told of the progress.
+        observer: shows the progress.
 
     Returns:
         Number of images in the catalog.

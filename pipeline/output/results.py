@@ -4,7 +4,7 @@ Ray Data writes each file in two phases: it writes the ids as a pending checkpoi
 the pending checkpoint. So once the data files of pending checkpoints are deleted, everything under results/ has been
 committed, and reading the column `image_id` gives the images that are done.
 
-An existing file is only ever replaced as a whole. A reader sees the old file or the new one, and a job that is killed
+An existing file is only replaced as a whole. A reader sees the old file or the new one, and a job that is killed
 between two files has lost nothing.
 """
 

@@ -60,7 +60,7 @@ def read_run_records(output: Place) -> list[dict[str, Any]]:
     for file in list_files(output, "runs", ".json"):
         try:
             records.append(json.loads(file.fs.cat_file(file.path)))
-        except Exception as error:  # each store raises its own kinds of errors
+        except Exception as error:  # the error type depends on the store
             raise explain(file.url, error) from None
     return sorted(records, key=lambda r: str(r.get("started", "")))
 

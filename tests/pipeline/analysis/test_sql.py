@@ -60,9 +60,7 @@ def test_views_of_an_output_on_s3(bucket: tuple[S3FileSystem, str], rows: list[d
 
 @pytest.mark.parametrize("name", ["it's mine", "plate[1]", "a*b", "Zellkerne größer"])
 def test_views_of_a_folder_with_a_difficult_name(name: str, rows: list[dict], tmp_path: Path) -> None:
-    write_output(
-        tmp_path / name.replace("*", "x").replace("[1]", "1"), rows[:2]
-    )  # a pattern would match this folder instead
+    write_output(tmp_path / name.replace("*", "x").replace("[1]", "1"), rows[:2])  # a pattern would match this
     check_views(write_output(tmp_path / name, rows), rows)
 
 

@@ -66,9 +66,7 @@ def test_a_second_job_is_refused_and_the_error_names_the_holder(output: Place, h
     assert lease.read_lease(output)["run"] == "other"
 
 
-def test_the_lease_of_a_dead_process_on_this_machine_is_taken_over_at_once(
-    output: Place, holder: subprocess.Popen[str]
-) -> None:
+def test_the_lease_of_a_dead_local_process_is_taken_over_at_once(output: Place, holder: subprocess.Popen[str]) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     began = time.monotonic()
