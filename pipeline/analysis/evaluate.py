@@ -1,7 +1,7 @@
 """Evaluates an output against COCO annotations: matches images and categories, then computes COCO AP.
 
-To add a metric, compute it in `pipeline.analysis.coco_ap`, or in a module beside it that `evaluate` calls, and show it in
-`jobs.evaluate`.
+To add a metric, compute it in `pipeline.analysis.coco_ap`, or in a module beside it that `evaluate` calls, and show it
+in `jobs.evaluate`.
 """
 
 from __future__ import annotations

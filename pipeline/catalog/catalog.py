@@ -1,7 +1,8 @@
 """The catalog: one row for each image that the job was asked for, with the address of its bytes.
 
-The images in the catalog that are not in the results are still to do. New images are added in new files. A shard whose version has not
-changed is not opened again. Loose images are identified by their address alone. The driver needs 8 bytes per image.
+The images in the catalog that are not in the results are still to do. New images are added in new files. A
+shard whose version has not changed is not opened again. Loose images are identified by their address alone. The
+driver needs 8 bytes per image.
 """
 
 from __future__ import annotations
