@@ -172,7 +172,7 @@ def _settings_conflict(options: Options, description: dict[str, Any]) -> str:
         different = difference(read_description(options.output), description)
     except InputError:  # no results yet
         return ""
-    conflict = f"{options.output.url} holds results made with other settings ({different})"
+    conflict = f"{options.output.url} holds results of other settings ({different})"
     if different and not options.overwrite:
         raise InputError(f"{conflict}: choose another OUTPUT, or move them away with --overwrite")
     return conflict if different else ""

@@ -59,6 +59,6 @@ def test_one_job_an_output_until_it_is_dead(
         assert (tmp_path / "out" / "_lease.json").exists()
         with Job(*arguments) as third:  # at once, while the dead one's workers are still there
             assert third.wait() == 0, third.log
-            assert "seeing for" not in third.log, "it waited to see whether a dead process lives"
+            assert "to see if it is alive" not in third.log, "it waited to see whether a dead process lives"
     unharmed(output, inputs)
     assert not (tmp_path / "out" / "_lease.json").exists()

@@ -63,7 +63,7 @@ def test_a_plan_does_what_it_is_asked_like_a_run(plate: Path, tmp_path: Path) ->
     assert (plan["errors_retried"], plan["left"], plan["to_do"]) == (1, 1, 1)
     refused = planned(plate, output, "--plan", "--min-score", 0.9)
     assert refused.exit_code == 1
-    assert "put them aside with --overwrite" in refused.stderr
+    assert "move them away with --overwrite" in refused.stderr
     other = ("--plan", "--min-score", 0.9, "--overwrite")
     plan = plan_of(plate, output, *other, "--limit", 3)
     assert (plan["set_aside"], plan["left"], plan["to_do"], plan["sample"]["images"]) == (7, 7, 3, 3)
