@@ -5,13 +5,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MINUTES ?= 10
 
-.PHONY: demo test lint bench soak clean
+# Two workers: one runs the tests that start jobs, the other the rest, file by file; see tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: demo test test-fast lint bench soak clean
 
 demo: $(READY)  ## the main job on real images from a real local S3, and a picture of the result
 	$(BIN)/maskfleet demo
 
-test: $(READY)
-	$(BIN)/python -m pytest
+test: $(READY)  ## all tests, as CI runs them, and which of them took longest
+	$(PYTEST) --durations=25
+
+test-fast: $(READY)  ## the tests that start no job: for the next edit
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What all tests share: real images and a real S3 server."""
+"""Fixtures that all tests share: real images, a real S3 server, and one Ray for the jobs that run in this process."""
 
 from __future__ import annotations
 
@@ -6,18 +6,58 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import ray
+import torch
 from hypothesis import settings
 from s3fs import S3FileSystem
+from support.tiny import write_tiny
 
 from jobs.sample import DATA
 from jobs.sample.s3_server import S3Server
+from pipeline.cluster.connection import Connection
+from pipeline.errors import InputError
 
-os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing of the code
+ATTEMPTS = 3  # at starting Ray, which gives up after 30 s: a busy machine may need more
+# Ray ends a worker process that has been idle for a second. A job would then spend most of its time on importing
+# torch in new processes.
+WARM = {"RAY_idle_worker_killing_time_threshold_ms": "600000", "RAY_num_workers_soft_limit": "6"}
+
+os.environ |= {
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning take the cores from the other worker's tests
+    "RAY_worker_niceness": "0",  # or the other worker's tests would have all of both cores
+    "RAY_DEDUP_LOGS": "0",
+}
+settings.register_profile("any machine", deadline=None)  # how long an example takes depends on the machine
 settings.load_profile("any machine")
+
+
+def pytest_configure() -> None:
+    """Gives each worker of pytest-xdist one core."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Distributes tests to two workers: those that start jobs to one, and the others, file by file, to the other.
+
+    Jobs come first, as they take longest.
+    """
+    for item in items:
+        group = "jobs" if starts_jobs(item) else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not starts_jobs(item))
+
+
+def starts_jobs(item: pytest.Item) -> bool:
+    """Whether a test joins the shared Ray, or is one of the slow ones of tests/cluster."""
+    return "local_ray" in getattr(item, "fixturenames", ()) or (
+        "cluster" in item.path.parts[-2] and item.get_closest_marker("slow") is not None
+    )
 
 
 @pytest.fixture(scope="session")
@@ -34,26 +74,34 @@ def annotations() -> dict:
 
 @pytest.fixture(scope="session")
 def photos() -> Path:
-    """Photographs of unlike sizes (CC BY; see the folder's ATTRIBUTION.md)."""
+    """Photographs of different sizes (CC BY; see the folder's ATTRIBUTION.md)."""
     return Path(__file__).parent / "data" / "photos"
 
 
 @pytest.fixture(scope="session")
+def tiny_weights(nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a network that finds something in milliseconds, for tests of everything around it."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    write_tiny(path, sorted(nuclei.iterdir())[0])
+    return path
+
+
+@pytest.fixture(scope="session")
+def quick(tiny_weights: Path) -> tuple:
+    """Options of a job that is soon done: one actor with the tiny network."""
+    return ("--workers", 1, "--weights", tiny_weights)
+
+
+@pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
-    """One real S3 server for the session; its address is in the environment of this process."""
-    with S3Server() as server:
-        before = {k: os.environ.get(k) for k in server.environment}
-        os.environ.update(server.environment)
+    """One real S3 server for the session; its address and keys are in the environment of this process."""
+    with S3Server() as server, environment(server.environment):
         yield server
-        for key, value in before.items():
-            os.environ.pop(key, None)
-            if value is not None:
-                os.environ[key] = value
 
 
 @pytest.fixture
 def bucket(s3_server: S3Server, request: pytest.FixtureRequest) -> Iterator[tuple[S3FileSystem, str]]:
-    """A client and an empty bucket of the test's own."""
+    """A client and an empty bucket for one test."""
     name = "test-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
     fs = s3_server.filesystem()
     fs.mkdir(name)
@@ -61,12 +109,49 @@ def bucket(s3_server: S3Server, request: pytest.FixtureRequest) -> Iterator[tupl
     fs.rm(name, recursive=True)
 
 
+@pytest.fixture(scope="session")
+def local_ray(s3_server: S3Server) -> Iterator[None]:
+    """Ray on this machine, as a job would start it, for the session: jobs that run in this process use it.
+
+    Its workers have the keys of `s3_server` in their environment. They stay when a job ends, so that the next one
+    finds processes that have imported torch.
+    """
+    with environment(WARM), Connection() as connection:
+        for _ in range(ATTEMPTS - 1):
+            with suppress(InputError):
+                connection.context()
+                break
+            ray.shutdown()
+        else:
+            connection.context()
+        yield
+
+
+@contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables for a while."""
+    before = {k: os.environ.get(k) for k in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
+
+
+@pytest.fixture(scope="session")
+def small_nuclei(nuclei: Path) -> list[Path]:
+    """The shipped images of less than 60 kB, most of them of 256x256 pixels."""
+    return [p for p in sorted(nuclei.iterdir()) if p.stat().st_size < 60_000]
+
+
 @pytest.fixture
-def plate(nuclei: Path, tmp_path: Path) -> Path:
+def plate(small_nuclei: list[Path], tmp_path: Path) -> Path:
     """A folder of six small images."""
     folder = tmp_path / "plate"
     folder.mkdir()
-    small = [p for p in sorted(nuclei.iterdir()) if p.stat().st_size < 60_000][:6]
-    for path in small:
+    for path in small_nuclei[:6]:
         shutil.copy(path, folder)
     return folder

@@ -1,11 +1,11 @@
-"""Breaks one growing job at random for some minutes, starts it again until it is done, and prints a score.
+"""Injects faults into a growing job at random for some minutes, restarts it until it is done, and prints a score.
 
     PYTHONPATH=. python tests/soak.py --minutes 10 --seed 0
     PYTHONPATH=. python tests/soak.py --minutes 10 --seed 0 --output disk
 
-Everything is real: an S3 server behind a proxy that misbehaves, a cluster of raylets, the job as a user runs
-it, on that cluster or on a Ray of its own. It writes to the S3 server or, `--output disk`, to a small disk that
-is full at times. The exit status is 0 if no row was lost or doubled and no mask differs
+Everything is real: an S3 server behind a proxy that injects faults, a cluster of raylets, and the job as a user
+runs it, on that cluster or on this machine. It writes to the S3 server or, with `--output disk`, to a small disk
+that is full at times. The exit status is 0 if no row was lost or doubled and no mask differs
 from those of an undisturbed run.
 """
 
@@ -23,11 +23,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from PIL import Image
-from support.faults.check import Row, account, bit_equal, differences, rows_of
+from support.faults.check import Row, bit_equal, check_output, differences, rows_of
 from support.faults.disk import SmallDisk
-from support.faults.growth import Deck, Growth
+from support.faults.growth import GrowingInput, ShuffledCycle
 from support.faults.images import original
-from support.faults.jobs import Job, end, raylets, run, workers
+from support.faults.jobs import Job, kill_all, raylets, run, workers
 from support.faults.nodes import Nodes
 from support.faults.proxy import Faults, Proxy
 
@@ -42,13 +42,13 @@ PHOTOS = Path(__file__).parent / "data" / "photos"
 
 
 class Soak:
-    """One output and all that may befall it."""
+    """One output, and the faults that are injected while jobs write to it."""
 
     def __init__(self, server: S3Server, proxy: Proxy, nodes: Nodes, disk: SmallDisk | None, seed: int) -> None:
         self.server, self.proxy, self.nodes, self.disk = server, proxy, nodes, disk
         self.random = random.Random(seed)
         self.sources = [p for p in sorted((DATA / "images").iterdir()) if Image.open(p).size == (256, 256)][:12]
-        self.images = Growth.of_shipped(server.filesystem(), "lab/plates", self.sources, PHOTOS, seed)
+        self.images = GrowingInput.of_shipped(server.filesystem(), "lab/plates", self.sources, PHOTOS, seed)
         self.injected, self.statuses, self.second_jobs = Counter[str](), Counter[str](), Counter[str]()
         self.job: Job | None = None
         self.on_cluster = False
@@ -56,15 +56,15 @@ class Soak:
         self.output = Place("s3://lab/masks", {k: server.environment[v] for k, v in options.items()})
         if disk:
             self.output = Place(str(disk.folder / "masks"))
-        self.faults = Deck(self._faults(), self.random)
+        self.faults = ShuffledCycle(self._faults(), self.random)
         self.began = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A line with the time since the start."""
+        """Prints a line with the time since the start."""
         print(f"{time.monotonic() - self.began:6.1f} s  {text}", file=sys.stderr, flush=True)
 
     def command(self) -> tuple[tuple[object, ...], dict[str, str]]:
-        """The job's arguments and environment, on the cluster or on a Ray of its own."""
+        """Returns the arguments and environment of a job, on the cluster or on this machine."""
         environment = self.server.environment | {"AWS_ENDPOINT_URL_S3": self.proxy.endpoint}
         self.on_cluster = self.random.random() < 0.5
         if self.on_cluster:
@@ -72,7 +72,7 @@ class Soak:
         return ("s3://lab/plates", self.output.url, "--workers", 1), environment
 
     def disturbed(self, until: float) -> None:
-        """One start of the job, broken until it ends or the time is over."""
+        """Starts the job once and injects faults until it ends or the time is over."""
         arguments, environment = self.command()
         with Job(*arguments, environment=environment) as job:
             self.job = job
@@ -101,7 +101,7 @@ class Soak:
         return self.job.ended
 
     def _faults(self) -> list[Callable[[], bool]]:
-        """Each does its harm and says whether it could."""
+        """The faults. Each returns whether it could be injected."""
         return [
             self._driver_killed,
             self._raylet_killed,
@@ -122,18 +122,18 @@ class Soak:
 
     def _raylet_killed(self) -> bool:
         if not self.on_cluster:
-            victims = raylets(self.job.below())
-            end(victims)
+            victims = raylets(self.job.child_processes())
+            kill_all(victims)
             return bool(victims)
         self.nodes.kill(self.random.choice(list(self.nodes.raylets)))
         self.nodes.add()
         return True
 
     def _worker_killed(self) -> bool:
-        below = self.nodes.below() if self.on_cluster else self.job.below()
+        below = self.nodes.child_processes() if self.on_cluster else self.job.child_processes()
         victims = [p for stage in STAGES for p in workers(below, stage)]
         if victims:
-            end([self.random.choice(victims)])
+            kill_all([self.random.choice(victims)])
         return bool(victims)
 
     def _store_killed(self) -> bool:
@@ -182,7 +182,7 @@ class Soak:
         return True
 
     def finish(self) -> int:
-        """Runs the job undisturbed until it says that it is done, then tries its errors again; the number of starts."""
+        """Runs the job undisturbed until it is done, then retries its errors; returns how often it was started."""
         self.proxy.heal()
         return self._until_done() + self._until_done("--retry-errors")
 
@@ -199,9 +199,9 @@ class Soak:
 
 
 def score(soak: Soak, reference: dict[str, Row], starts: int, minutes: float) -> dict[str, object]:
-    """What was done to the job, and what became of its rows."""
+    """Counts the faults that were injected, and checks the rows."""
     images, rows = soak.images, rows_of(soak.output)
-    found = account(soak.output, images.inputs)
+    found = check_output(soak.output, images.inputs)
     good = {uri: row for uri, row in rows.items() if uri not in images.bad and uri not in images.unsure}
     unequal = differences(good, reference, original)
     errors = {uri: rows[uri]["error"] or "none" for uri in images.bad if uri in rows}
@@ -223,8 +223,8 @@ def score(soak: Soak, reference: dict[str, Row], starts: int, minutes: float) ->
         "rows": found.rows,
         "lost": len(found.lost),
         "doubled": len(found.doubled),
-        "strange": len(found.strange),
-        "catalog_differs": len(found.uncatalogued),
+        "unexpected": len(found.unexpected),
+        "catalog_differs": len(found.catalog_differs),
         "stray_files": len(found.stray),
         "pending_checkpoints": len(found.pending),
         "masks_unequal": len(unequal),
@@ -234,7 +234,7 @@ def score(soak: Soak, reference: dict[str, Row], starts: int, minutes: float) ->
 
 
 def soak(minutes: float, seed: int, to_disk: bool) -> bool:
-    """Breaks, mends and counts; whether nothing was lost, doubled or different."""
+    """Injects faults, finishes the job and prints the score; returns whether no row was lost, doubled or different."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maskfleet-soak-")))
         server = stack.enter_context(S3Server())
@@ -257,13 +257,21 @@ def soak(minutes: float, seed: int, to_disk: bool) -> bool:
         starts = it.finish()
         result = score(it, reference, starts, (time.monotonic() - began) / 60)
     print(json.dumps(result, indent=2))
-    faultless = ("lost", "doubled", "strange", "catalog_differs", "stray_files", "pending_checkpoints", "masks_unequal")
+    faultless = (
+        "lost",
+        "doubled",
+        "unexpected",
+        "catalog_differs",
+        "stray_files",
+        "pending_checkpoints",
+        "masks_unequal",
+    )
     return not any(result[key] for key in (*faultless, "errors_unexpected")) and not it.second_jobs["let in"]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long to break it (10)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long to inject faults (10)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
     parser.add_argument("--output", choices=["s3", "disk"], default="s3", help="where the job writes (s3)")
     given = parser.parse_args()

@@ -6,12 +6,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow.dataset as pads
 import pytest
+import stage_log
 from PIL import Image
+from support.commands import segment
 from support.faults.check import Row, assert_exact, rows_of, same_masks
 from support.faults.images import names, original
-from support.faults.jobs import QUICK, run
-from support.raylets import Raylets
+from support.fleet import SMALL, ObservedJob, images_counted, pictures, scrape_if, watch
+from support.raylets import ROOT, Raylets
 
 from pipeline.storage import Place, place
 
@@ -23,13 +26,15 @@ def sources(nuclei: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def reference(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
+def reference(
+    quick: tuple, local_ray: None, sources: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Row]:
     """The rows of a run in which nothing was broken, by file name."""
     folder = tmp_path_factory.mktemp("sources")
     for path in sources:
         shutil.copy(path, folder)
     output = place(tmp_path_factory.mktemp("reference") / "out")
-    run(folder, output.url, *QUICK)
+    segment(folder, output.url, *quick)
     rows = {original(uri): row for uri, row in rows_of(output).items()}
     assert len(rows) == len(sources)
     assert all(row["score"] for row in rows.values())
@@ -37,7 +42,7 @@ def reference(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def unharmed(reference: dict[str, Row]) -> Callable[[Place, list[str]], None]:
+def assert_undisturbed(reference: dict[str, Row]) -> Callable[[Place, list[str]], None]:
     """Fails unless an output has exactly one row for each address, and those of an undisturbed run."""
 
     def check(output: Place, inputs: list[str]) -> None:
@@ -48,7 +53,7 @@ def unharmed(reference: dict[str, Row]) -> Callable[[Place, list[str]], None]:
 
 
 @pytest.fixture
-def plates(sources: list[Path], tmp_path: Path) -> Callable[[int], list[str]]:
+def add_images(sources: list[Path], tmp_path: Path) -> Callable[[int], list[str]]:
     """Puts so many more images into a folder `plates`: the sources under other names; gives the paths of all."""
     folder, made = tmp_path / "plates", list[str]()
     folder.mkdir()
@@ -68,3 +73,19 @@ def fleet() -> Iterator[Raylets]:
         raylets.add("gpu", num_cpus=2, num_gpus=2)
         raylets.add("cpu", num_cpus=2)
         yield raylets
+
+
+@pytest.fixture(scope="session")
+def observed_job(fleet: Raylets, nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> ObservedJob:
+    """The first job of the fleet: small images, four wide ones that take longer, and two that cannot be read."""
+    folder, output = pictures(nuclei, tmp_path_factory.mktemp("in"), 800), tmp_path_factory.mktemp("out") / "masks"
+    (folder / "empty.png").touch()
+    (folder / "words.png").write_text("This is no picture.")
+    log = output.parent / "stages"
+    command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL]
+    fleet.submit("observed", command, stage_log.environment(log, ROOT))
+    actors, during = watch(fleet, "observed")
+    images = len(list(folder.iterdir()))
+    assert pads.dataset(str(output / "results"), format="parquet").count_rows() == images
+    after = fleet.wait(lambda: scrape_if(fleet, lambda text: images_counted(text) >= images), 30)
+    return ObservedJob(output, stage_log.read(log), actors, during, after)

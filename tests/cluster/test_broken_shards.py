@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from s3fs import S3FileSystem
+from support.commands import options_for, segment
 from support.faults.check import Row, assert_exact, differences, rows_of, same_masks
 from support.faults.images import names, original, shard, whole_members
-from support.faults.jobs import QUICK, run
 from support.faults.proxy import Proxy
 
 from jobs.sample.s3_server import S3Server
@@ -17,7 +17,7 @@ from pipeline.storage import place
 pytestmark = pytest.mark.slow
 
 
-def test_shards_that_are_cut_off(sources: list[Path], reference: dict[str, Row], tmp_path: Path) -> None:
+def test_shards_that_are_cut_off(quick: tuple, sources: list[Path], reference: dict[str, Row], tmp_path: Path) -> None:
     folder, output = tmp_path / "shards", place(tmp_path / "out")
     folder.mkdir()
     tar = shard(zip(names(sources, 10), sources, strict=False))
@@ -30,7 +30,7 @@ def test_shards_that_are_cut_off(sources: list[Path], reference: dict[str, Row],
         asked += [str(path), *(f"{path}#{member}" for member in headers)]
         good += [f"{path}#{member}" for member in whole]
     assert len(good) > 8
-    record = run(folder, output.url, *QUICK)
+    record = segment(folder, output.url, *quick)
     assert_exact(output, asked)
     rows = rows_of(output)
     assert {uri for uri, row in rows.items() if row["error"] is None} == set(good)
@@ -40,23 +40,27 @@ def test_shards_that_are_cut_off(sources: list[Path], reference: dict[str, Row],
 
 
 def test_a_shard_that_is_replaced_while_it_is_read(
-    s3_server: S3Server, bucket: tuple[S3FileSystem, str], sources: list[Path], reference: dict[str, Row]
+    quick: tuple,
+    s3_server: S3Server,
+    bucket: tuple[S3FileSystem, str],
+    sources: list[Path],
+    reference: dict[str, Row],
 ) -> None:
     fs, name = bucket
     files = [(n, sources[i % len(sources)]) for i, n in enumerate(names(sources, 84))]
     fs.pipe_file(f"{name}/shards/0.tar", shard(files[:80]))  # two read tasks
-    arguments = (f"s3://{name}/shards", f"s3://{name}/masks", *QUICK)
+    arguments = (f"s3://{name}/shards", f"s3://{name}/masks", *quick)
     output, asked = place(arguments[1]), [f"s3://{name}/shards/0.tar#{n}" for n, _ in files]
     with Proxy(s3_server.endpoint) as proxy:
         proxy.hook = _replace_at_second_read(fs, f"{name}/shards/0.tar", shard(files[::-1]))
-        run(*arguments, environment={"AWS_ENDPOINT_URL_S3": proxy.endpoint})
+        segment(*arguments, *options_for({"AWS_ENDPOINT_URL_S3": proxy.endpoint}))
     rows = rows_of(output)
     assert sorted(rows) == sorted(asked[:80])
     read = {uri: row for uri, row in rows.items() if row["error"] is None}
     assert not differences(read, reference, original), "bytes of one image under the name of another"
     failed = {row["error"].split(":")[0] for row in rows.values() if row["error"] is not None}
     assert failed == {"ChangedShard"}
-    run(*arguments, "--retry-errors")
+    segment(*arguments, "--retry-errors")
     assert_exact(output, asked)
     same_masks(output, reference, original)
 

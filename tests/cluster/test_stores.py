@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from s3fs import S3FileSystem
+from support.commands import in_background, maskfleet, options_for, segment
 from support.faults.disk import SmallDisk
 from support.faults.images import upload
-from support.faults.jobs import QUICK, Job, run, wait_for, workers
+from support.faults.jobs import wait_for, workers
 from support.faults.proxy import Faults, Proxy
 
 from jobs.sample.s3_server import S3Server
@@ -28,23 +31,33 @@ def assert_one_line(log: str, *words: str) -> None:
     assert "Traceback" not in log
 
 
-def test_a_server_killed_and_started_again(sources: list[Path], unharmed: Check, tmp_path: Path) -> None:
+def actor_at_work() -> bool:
+    """Whether the job that this process runs has an actor with the network."""
+    return bool(workers(psutil.Process().children(recursive=True), "Segment"))
+
+
+def test_a_server_killed_and_started_again(quick: tuple, sources: list[Path], assert_undisturbed: Check) -> None:
     with S3Server() as server:
         fs = server.filesystem()
         fs.mkdir("lab")
         inputs = upload(fs, sources, "lab/plates", 160)
-        arguments = ("s3://lab/plates", "s3://lab/masks", *QUICK)
+        arguments = ("s3://lab/plates", "s3://lab/masks", *quick, *options_for(server.environment))
         output = Place("s3://lab/masks", _options(server))
-        with Job(*arguments, environment=server.environment) as job:
+
+        def crash(ended: threading.Event) -> None:
             # The driver itself reports a store that is away at once, since nothing has been spent yet.
-            wait_for(lambda: workers(job.below(), "Segment"), "an actor", unless=lambda: job.ended)
+            wait_for(actor_at_work, "an actor", unless=ended.is_set)
             _away(server, 5)
-            job.until_results(output)
+            results = output.join("results")
+            wait_for(lambda: results.list(".parquet"), "results", unless=ended.is_set)
             _away(server, 10)
-            if job.wait():
-                assert_one_line(job.log, "s3://lab/")
-        run(*arguments, environment=server.environment)
-        unharmed(output, inputs)
+
+        with in_background(crash):
+            done = maskfleet("segment", *arguments)
+        if done.exit_code:
+            assert_one_line(done.stderr, "s3://lab/")
+        segment(*arguments)
+        assert_undisturbed(output, inputs)
 
 
 def _away(server: S3Server, seconds: float) -> None:
@@ -61,17 +74,21 @@ def _options(server: S3Server) -> dict[str, str]:
 
 
 def test_a_slow_busy_and_cutting_store(
-    s3_server: S3Server, bucket: tuple[S3FileSystem, str], sources: list[Path], unharmed: Check
+    quick: tuple,
+    s3_server: S3Server,
+    bucket: tuple[S3FileSystem, str],
+    sources: list[Path],
+    assert_undisturbed: Check,
 ) -> None:
     fs, name = bucket
     inputs = upload(fs, sources, f"{name}/plates", 64)
     output = place(f"s3://{name}/masks")
     with Proxy(s3_server.endpoint, Faults(delay=0.05, busy=0.05, cut=0.05, drop=0.03), seed=3) as proxy:
-        environment = {"AWS_ENDPOINT_URL_S3": proxy.endpoint}
-        run(f"s3://{name}/plates", output.url, *QUICK, environment=environment)
+        to_proxy = options_for({"AWS_ENDPOINT_URL_S3": proxy.endpoint})
+        segment(f"s3://{name}/plates", output.url, *quick, *to_proxy)
         injected = proxy.counts.faults
         assert min(injected[kind] for kind in ("busy", "cut", "drop")) >= 3, injected
-    unharmed(output, inputs)
+    assert_undisturbed(output, inputs)
 
 
 def test_a_store_that_is_away_is_no_missing_file(s3_server: S3Server, bucket: tuple[S3FileSystem, str]) -> None:
@@ -91,18 +108,22 @@ def test_a_store_that_is_away_is_no_missing_file(s3_server: S3Server, bucket: tu
 
 
 def test_keys_that_may_not_write(
-    s3_server: S3Server, bucket: tuple[S3FileSystem, str], sources: list[Path], unharmed: Check
+    quick: tuple,
+    s3_server: S3Server,
+    bucket: tuple[S3FileSystem, str],
+    sources: list[Path],
+    assert_undisturbed: Check,
 ) -> None:
     fs, name = bucket
     inputs = upload(fs, sources, f"{name}/plates", 12)
-    arguments = (f"s3://{name}/plates", f"s3://{name}/masks", *QUICK)
-    with Job(*arguments, environment=s3_server.reader) as job:
-        assert job.wait() == 1
-        assert_one_line(job.log, f"s3://{name}/masks", "access denied")
-        assert "starting Ray" not in job.log
-        assert s3_server.reader["AWS_SECRET_ACCESS_KEY"] not in job.log
-    run(*arguments)
-    unharmed(place(f"s3://{name}/masks"), inputs)
+    arguments = (f"s3://{name}/plates", f"s3://{name}/masks", *quick)
+    done = maskfleet("segment", *arguments, *options_for(s3_server.reader))
+    assert done.exit_code == 1
+    assert_one_line(done.stderr, f"s3://{name}/masks", "access denied")
+    assert "starting Ray" not in done.stderr
+    assert s3_server.reader["AWS_SECRET_ACCESS_KEY"] not in done.stderr
+    segment(*arguments)
+    assert_undisturbed(place(f"s3://{name}/masks"), inputs)
 
 
 @pytest.fixture
@@ -117,15 +138,23 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 def test_a_disk_that_is_full(
-    small_disk: SmallDisk, plates: Callable[[int], list[str]], unharmed: Check, tmp_path: Path
+    quick: tuple,
+    small_disk: SmallDisk,
+    add_images: Callable[[int], list[str]],
+    assert_undisturbed: Check,
+    tmp_path: Path,
 ) -> None:
-    inputs, output = plates(40), place(small_disk.folder / "masks")
-    arguments = (tmp_path / "plates", output.url, *QUICK)
-    with Job(*arguments) as job:
-        job.until_says("segmenting")
+    inputs, output = add_images(40), place(small_disk.folder / "masks")
+    arguments = (tmp_path / "plates", output.url, *quick)
+
+    def fill(ended: threading.Event) -> None:
+        wait_for(actor_at_work, "an actor", unless=ended.is_set)
         small_disk.fill()
-        assert job.wait() == 1
-        assert_one_line(job.log, output.url, "No space left on device")
+
+    with in_background(fill):
+        done = maskfleet("segment", *arguments)
+    assert done.exit_code == 1
+    assert_one_line(done.stderr, output.url, "No space left on device")
     small_disk.free()
-    run(*arguments)
-    unharmed(output, inputs)
+    segment(*arguments)
+    assert_undisturbed(output, inputs)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import json
 import re
+from itertools import groupby
 from pathlib import Path
 
 import duckdb
 import pytest
-from PIL import Image
+import stage_log
 from s3fs import S3FileSystem
+from support.fleet import SMALL, ObservedJob, devices, pictures, watch
 from support.raylets import Raylets
 
 from jobs.sample.s3_server import S3Server
@@ -21,16 +21,19 @@ ROOMS = {"jobs", "model", "pipeline"}
 
 
 def test_a_submitted_job_is_stopped_and_continued_by_submitting_it_again(
-    fleet: Raylets, s3_server: S3Server, bucket: tuple[S3FileSystem, str], nuclei: Path
+    fleet: Raylets,
+    observed_job: ObservedJob,
+    s3_server: S3Server,
+    bucket: tuple[S3FileSystem, str],
+    nuclei: Path,
+    tmp_path: Path,
 ) -> None:
+    """The second time two actors share a GPU, and the pool grows and shrinks with the work."""
     s3, name = bucket
-    upload(s3, f"{name}/plates", nuclei)
-    environment = json.dumps({"env_vars": s3_server.environment})
-    job = ["python", "-m", "jobs.segment", f"s3://{name}/plates", f"s3://{name}/masks", "--workers", "1,2"]
-    job += ["--set", "min_size=128", "--set", "max_size=256", "--batch-size", "8"]
-    submit = ["submit", "--no-wait", "--working-dir", ".", "--runtime-env-json", environment, "--submission-id"]
-
-    fleet.job(*submit, "first", "--", *job)
+    upload(s3, f"{name}/plates", pictures(nuclei, tmp_path / "in", IMAGES - 4))
+    job = ["python", "-m", "jobs.segment", f"s3://{name}/plates", f"s3://{name}/masks", *SMALL, "--workers", "1,2"]
+    here = ("--working-dir", ".")
+    fleet.submit("first", job, {"env_vars": s3_server.environment}, *here)
     fleet.wait(lambda: rows(s3, name), 120)
     fleet.job("stop", "first")
     assert fleet.ended("first") == "STOPPED"
@@ -38,23 +41,31 @@ def test_a_submitted_job_is_stopped_and_continued_by_submitting_it_again(
     before = rows(s3, name)
     assert 0 < before < IMAGES
 
-    fleet.job(*submit, "second", "--", *job)
-    assert fleet.ended("second") == "SUCCEEDED", fleet.logs("second")
-    logs = fleet.logs("second")
+    environment = stage_log.environment(tmp_path / "stages")
+    environment["env_vars"] |= s3_server.environment
+    fleet.submit("second", [*job, "--gpus-per-worker", "0.5"], environment, *here)
+    actors, _ = watch(fleet, "second")
+    logs, passed = fleet.logs("second"), stage_log.read(tmp_path / "stages")
     assert re.search(r"^\d\d:\d\d:\d\d segmenting \d+ images$", logs, re.MULTILINE)
     assert re.search(r"^\d\d:\d\d:\d\d [\d,]+ of [\d,]+ images, [\d.]+ images/s, 0 failed", logs, re.MULTILINE)
     now = int(re.search(r"segmenting ([\d,]+) images", logs)[1].replace(",", ""))  # type: ignore[index]
     assert 0 < now < IMAGES
     assert s3_server.environment["AWS_SECRET_ACCESS_KEY"] not in logs
 
+    assert list(devices(passed).values()) == ["0", "0"]
+    assert {fleet.kinds()[r["node"]] for r in passed} == {"gpu", "cpu"}
+    assert max(actors) == 2
+    changes = [count for count, _ in groupby(actors)]
+    assert "121" in "".join(map(str, changes))  # the second came for the queue, and one left while the other had work
+
     with duckdb.connect() as connection:
         connection.register_filesystem(s3)
         counted = connection.execute(
             f"select count(*), count(distinct image_id), count(error) from read_parquet('s3://{name}/masks/results/*')"
         ).fetchone()
-        owed = connection.execute(f"select count(*) from read_parquet('s3://{name}/masks/catalog/*')").fetchone()
+        catalogued = connection.execute(f"select count(*) from read_parquet('s3://{name}/masks/catalog/*')").fetchone()
     assert counted == (IMAGES, IMAGES, 0)
-    assert owed == (IMAGES,)
+    assert catalogued == (IMAGES,)
     uploaded_is_what_runs(fleet)
 
 
@@ -65,15 +76,9 @@ def test_without_the_token_nothing_is_submitted(fleet: Raylets, monkeypatch: pyt
     assert "token" in (refused.stdout + refused.stderr).lower()
 
 
-def upload(s3: S3FileSystem, prefix: str, nuclei: Path) -> None:
-    """Crops of one picture, each in an object of its own."""
-    picture = Image.open(sorted(nuclei.iterdir())[0]).convert("RGB")
-    crops = {}
-    for i in range(IMAGES):
-        x, y, buffer = i % 20, i // 20, io.BytesIO()
-        picture.crop((x, y, x + 128, y + 128)).save(buffer, "png")
-        crops[f"{prefix}/{i:03d}.png"] = buffer.getvalue()
-    s3.pipe(crops)
+def upload(s3: S3FileSystem, prefix: str, folder: Path) -> None:
+    """The files of a folder, each as an object."""
+    s3.pipe({f"{prefix}/{path.name}": path.read_bytes() for path in folder.iterdir()})
 
 
 def rows(s3: S3FileSystem, name: str) -> int:

@@ -26,16 +26,16 @@ def start(to: Path, limit: int, *options: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     environment |= {"TMPDIR": str(to.parent), "RAY_TMPDIR": tempfile.gettempdir()}  # Ray's is short: it holds sockets
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=hear_interrupts)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=take_interrupts)
 
 
-def hear_interrupts() -> None:
-    """A shell lets what it starts in the background ignore Ctrl-C, and so would the tests' children."""
+def take_interrupts() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C, and so would the children of the tests."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def servers(to: Path) -> set[int]:
-    """S3 servers running now that a demo to this folder has started."""
+    """Finds the S3 servers that a demo to this folder has started."""
     processes = psutil.process_iter(["name", "cmdline"])
     return {
         p.pid for p in processes if p.info["name"] == "weed" and str(to.parent) in " ".join(p.info["cmdline"] or ())

@@ -7,81 +7,75 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_again import contents
-from test_segment import planned, results, segment
+from support.commands import Segmented, contents, maskfleet, results, segment
 
 pytestmark = pytest.mark.slow
 
 
 def plan_of(*arguments: object) -> dict:
-    return json.loads(planned(*arguments, "--json").stdout)
+    return json.loads(maskfleet("segment", *arguments, "--plan", "--json").stdout)
 
 
-def test_a_plan_counts_and_samples_and_segments_nothing(plate: Path, tmp_path: Path) -> None:
+def test_a_plan_counts_and_samples_and_segments_nothing(quick: tuple, plate: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     (plate / "text.jpg").write_text("no picture")
-    plan = plan_of(plate, output, "--plan")
+    plan = plan_of(plate, output, *quick)
     assert (plan["images"], plan["left"], plan["unsized"], plan["kinds"]) == (7, 7, 0, {"image": 7})
     assert plan["bytes"] == sum(p.stat().st_size for p in plate.iterdir())
     assert (plan["sample"]["images"], plan["sample"]["failed"]) == (7, 1)
     assert plan["seconds_here"] == pytest.approx(7 * plan["sample"]["seconds_per_image"], abs=0.1)
-    assert not (output / "results").exists()
-    assert not (output / "_lease.json").exists()
-    record = segment(plate, output)
-    shown = planned(plate, output, "--plan").stdout
+    assert not output.exists()
+
+
+def test_a_plan_of_a_finished_output_counts_what_was_added_since(quick: tuple, again: Segmented) -> None:
+    shown = maskfleet("segment", again.inputs, again.output, *quick, "--plan").stdout
     assert "left        0 images" in shown
-    (plate / "another.png").write_bytes(next(plate.glob("*.png")).read_bytes())
-    plan = plan_of(plate, output, "--plan")
-    assert (plan["images"], plan["left"], plan["last_rate"]) == (8, 1, record["images_per_second"])
-    shown = planned(plate, output, "--plan").stdout
+    (again.inputs / "another.png").write_bytes((again.inputs / "good.png").read_bytes())
+    plan = plan_of(again.inputs, again.output, *quick)
+    assert (plan["images"], plan["left"], plan["last_rate"]) == (9, 1, again.record["images_per_second"])
+    shown = maskfleet("segment", again.inputs, again.output, *quick, "--plan").stdout
     assert "on this machine alone" in shown
     assert "at the last run's" in shown
 
 
-def test_a_plan_leaves_the_output_as_it_was(plate: Path, tmp_path: Path) -> None:
+def test_a_plan_leaves_the_output_as_it_was(quick: tuple, mixed: Segmented, plate: Path, tmp_path: Path) -> None:
     output, small = tmp_path / "out", tmp_path / "small"
     small.mkdir()
-    one, two, *_ = sorted(plate.iterdir())
-    for path in (one, two):
+    for path in sorted(plate.iterdir())[:2]:
         (small / path.name).write_bytes(path.read_bytes())
-    assert plan_of(plate, output, "--plan")["images"] == 6
+    assert plan_of(plate, output, *quick)["images"] == 6
     assert not output.exists()
-    plan = plan_of(small, output, "--plan")  # the mistyped INPUT before it has left nothing
+    plan = plan_of(small, output, *quick)  # the plan of another input before it has left nothing
     assert (plan["images"], plan["left"]) == (2, 2)
-    segment(small, output)
-    before = contents(output)
-    plan = plan_of(plate, output, "--plan")
-    assert (plan["images"], plan["left"]) == (8, 6)
-    assert contents(output) == before
+    before = contents(mixed.output)
+    plan = plan_of(plate, mixed.output, *quick)
+    assert (plan["images"], plan["left"]) == (8 + 6, 6)
+    assert contents(mixed.output) == before
 
 
-def test_a_plan_does_what_it_is_asked_like_a_run(plate: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    (plate / "text.jpg").write_text("no picture")
-    segment(plate, output)
-    plan = plan_of(plate, output, "--plan", "--retry-errors")
-    assert (plan["errors_retried"], plan["left"], plan["to_do"]) == (1, 1, 1)
-    refused = planned(plate, output, "--plan", "--min-score", 0.9)
+def test_a_plan_takes_the_options_of_a_run(quick: tuple, mixed: Segmented) -> None:
+    plan = plan_of(mixed.inputs, mixed.output, *quick, "--retry-errors")
+    assert (plan["errors_retried"], plan["left"], plan["to_do"]) == (3, 3, 3)
+    refused = maskfleet("segment", mixed.inputs, mixed.output, *quick, "--plan", "--min-score", 0.9)
     assert refused.exit_code == 1
     assert "move them away with --overwrite" in refused.stderr
-    other = ("--plan", "--min-score", 0.9, "--overwrite")
-    plan = plan_of(plate, output, *other, "--limit", 3)
-    assert (plan["set_aside"], plan["left"], plan["to_do"], plan["sample"]["images"]) == (7, 7, 3, 3)
+    other = ("--min-score", 0.9, "--overwrite")
+    plan = plan_of(mixed.inputs, mixed.output, *quick, *other, "--limit", 3)
+    assert (plan["set_aside"], plan["left"], plan["to_do"], plan["sample"]["images"]) == (8, 8, 3, 3)
     assert plan["seconds_here"] == pytest.approx(3 * plan["sample"]["seconds_per_image"], abs=0.1)
-    assert "min_score 0.05 -> 0.9" in planned(plate, output, *other).stdout
+    assert "min_score 0.1 -> 0.9" in maskfleet("segment", mixed.inputs, mixed.output, *quick, "--plan", *other).stdout
 
 
-def test_a_plan_with_tiles_finds_what_the_run_does(nuclei: Path, tmp_path: Path) -> None:
+def test_a_plan_with_tiles_finds_what_the_run_does(local_ray: None, quick: tuple, nuclei: Path, tmp_path: Path) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     source = next(p for p in sorted(nuclei.iterdir()) if Image.open(p).size == (256, 256))
     Image.open(source).convert("RGB").resize((640, 640)).save(folder / "large.png")
-    tiles = ("--tile", 256, "--overlap", 64, "--precision", "fp32")
-    plan = plan_of(folder, output, "--plan", *tiles)
-    segment(folder, output, *tiles)
+    options = (*quick, "--precision", "fp32")
+    tiles = ("--tile", 256, "--overlap", 64)
+    tiled = plan_of(folder, output, *options, *tiles)["sample"]
+    segment(folder, output, *options, *tiles)
     (row,) = results(output)
-    assert plan["sample"]["instances_per_image"] == len(row["score"])
-    assert (
-        len(row["score"])
-        != plan_of(folder, tmp_path / "whole", "--plan", "--precision", "fp32")["sample"]["instances_per_image"]
-    )
+    assert tiled["instances_per_image"] == len(row["score"]) > 0
+    whole = plan_of(folder, tmp_path / "whole", *options)["sample"]
+    assert whole["instances_per_image"] != len(row["score"])

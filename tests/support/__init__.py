@@ -1,1 +1,1 @@
-"""What several tests use: clusters of raylets, faults, outputs and shards to read."""
+"""Helpers of several tests: commands in this process, clusters of raylets, faults, outputs and shards to read."""

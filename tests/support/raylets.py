@@ -1,6 +1,6 @@
-"""A Ray cluster of several nodes on this machine, each started with `ray start` as on a machine of its own.
+"""A Ray cluster of several nodes on this machine, each started with `ray start` as it would be on its own machine.
 
-Every node has its own ports, folder and object store, and the cluster asks for a token. Nodes are ended by
+Every node has its own ports, folder and object store, and the cluster requires a token. Nodes are stopped by
 process id, so that other clusters on this machine are left alone.
 """
 
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class Raylets:
-    """A head without CPUs, and the nodes that are added to it. A context manager.
+    """A head without CPUs, and the nodes that are added to it; a context manager.
 
     Args:
         node_types: of the nodes that Ray's autoscaler starts, as in a cluster's configuration; None: no autoscaler.
@@ -65,6 +65,7 @@ class Raylets:
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "RAY_API_SERVER_ADDRESS": self.dashboard,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
             "RAY_metrics_report_interval_ms": "1000",
         }
 
@@ -93,7 +94,7 @@ class Raylets:
         self._start(name, "--address", self.gcs, *arguments)
 
     def remove(self, name: str) -> None:
-        """Ends a node at once, as a machine that is taken away."""
+        """Kills a node, as when a machine is taken away."""
         process = self._nodes.pop(name)
         self.metrics.pop(name)
         family = [process.pid, *(c.pid for c in psutil.Process(process.pid).children(recursive=True))]
@@ -103,42 +104,47 @@ class Raylets:
         process.wait()
 
     def stop(self) -> None:
-        """Ends all nodes and removes what they left."""
+        """Kills all nodes and removes their files."""
         for name in reversed(list(self._nodes)):
             with suppress(psutil.NoSuchProcess):
                 self.remove(name)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The nodes that are alive, as Ray's state API tells them."""
+        """Returns the nodes that are alive, from Ray's state API."""
         return [n for n in self.state("nodes") if n["state"] == "ALIVE"]
 
+    def kinds(self) -> dict[str, str]:
+        """What each node that is alive is, by its id: "gpu", "cpu" (without GPUs), or "head" (without CPUs)."""
+        resources = {node["node_id"]: node["resources_total"] for node in self.nodes()}
+        return {i: "head" if not r.get("CPU") else "gpu" if r.get("GPU") else "cpu" for i, r in resources.items()}
+
     def state(self, what: str, **filters: str) -> list[dict[str, Any]]:
-        """Ray's state API: "nodes", "actors", "tasks", ... in full, those of which each filter holds."""
+        """Asks Ray's state API for "nodes", "actors", "tasks", ... that match all filters."""
         query = "".join(f"&filter_keys={k}&filter_predicates=%3D&filter_values={v}" for k, v in filters.items())
         return self._get(f"/api/v0/{what}?detail=1&limit=10000{query}")["data"]["result"]["result"]
 
     def demand(self) -> str:
-        """What Ray's autoscaler is asked for, as `ray status` prints it."""
+        """Returns what Ray's autoscaler is asked for, as `ray status` prints it."""
         command = [RAY, "status", "--address", self.gcs]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
         return done.stdout.partition("Pending Demands:")[2]
 
     def status(self, job: str) -> str:
-        """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+        """Returns PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
         return self._get(f"/api/jobs/{job}")["status"]
 
     def logs(self, job: str) -> str:
-        """What the driver of a job has printed."""
+        """Returns what the driver of a job has printed."""
         return self._get(f"/api/jobs/{job}/logs")["logs"]
 
     def ended(self, job: str, seconds: float = 180.0) -> str:
-        """Waits for a job; its last status."""
+        """Waits for the end of a job; returns its last status."""
         return self.wait(lambda: self.status(job) in ("SUCCEEDED", "FAILED", "STOPPED") and self.status(job), seconds)
 
     @staticmethod
     def wait(condition: Callable[[], T], seconds: float = 60.0) -> T:
-        """Asks once a second until the answer is true; the answer."""
+        """Asks once a second until the answer is true; returns the answer."""
         deadline = time.monotonic() + seconds
         while not (answer := condition()):
             assert time.monotonic() < deadline, f"not within {seconds} seconds"
@@ -146,14 +152,23 @@ class Raylets:
         return answer
 
     def job(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`ray job ARGUMENTS` as a user of this cluster types it."""
+        """Runs `ray job ARGUMENTS` as a user of this cluster does."""
         command = [RAY, "job", *arguments]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=240, cwd=ROOT)
         assert not check or done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return done
 
+    def submit(self, name: str, command: Sequence[str], runtime_env: dict[str, Any], *options: str) -> None:
+        """Submits a job under a name, and does not wait for it.
+
+        Args:
+            options: more options of `ray job submit`.
+        """
+        environment = ("--runtime-env-json", json.dumps(runtime_env))
+        self.job("submit", "--no-wait", "--submission-id", name, *environment, *options, "--", *command)
+
     def scrape(self) -> str:
-        """What Prometheus would read now, of all nodes together."""
+        """Returns what Prometheus would read now, of all nodes together."""
         texts = []
         for url in self.metrics.values():
             with urllib.request.urlopen(url, timeout=30) as answer:
@@ -167,7 +182,7 @@ class Raylets:
             return json.load(answer)
 
     def _autoscaler(self) -> list[str]:
-        """What starts the head with Ray's second autoscaler, whose machines are raylets here, as in its own tests."""
+        """Options that start the head with Ray's autoscaler v2; its machines are raylets, as in Ray's own tests."""
         if self._node_types is None:
             return []
         kind = FakeMultiNodeProvider

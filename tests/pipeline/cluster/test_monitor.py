@@ -7,7 +7,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import ray
 
 from pipeline.catalog.slices import Slice
 from pipeline.cluster.monitor import ENOUGH, Allowance, exceeds_error_rate, monitored
@@ -71,18 +70,14 @@ def test_an_allowance_counts_the_rows_that_are_there() -> None:
 
 
 @pytest.mark.slow
-def test_the_ten_most_frequent_reasons_are_told() -> None:
-    ray.init("local", num_cpus=1, include_dashboard=False, logging_level="fatal", object_store_memory=100 << 20)
-    try:
-        progress, ended = Progress.start(), list[Exception]()
-        for kind in range(12):
-            progress.segmented([f"Kind{chr(65 + kind)}: file {n}" for n in range(10 + kind)], 0)
-        with monitored(progress, JobObserver(), 186, Allowance(0.1, 186, 0, 186, 64), lambda **_: None, ended.append):
-            deadline = time.monotonic() + 60
-            while not ended and time.monotonic() < deadline:
-                time.sleep(0.1)
-    finally:
-        ray.shutdown()
+def test_the_ten_most_frequent_reasons_are_told(local_ray: None) -> None:
+    progress, ended = Progress.start(), list[Exception]()
+    for kind in range(12):
+        progress.segmented([f"Kind{chr(65 + kind)}: file {n}" for n in range(10 + kind)], 0)
+    with monitored(progress, JobObserver(), 186, Allowance(0.1, 186, 0, 186, 64), lambda **_: None, ended.append):
+        deadline = time.monotonic() + 60
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.1)
     assert isinstance(ended[0], TooManyErrorsError)
     assert str(ended[0]).startswith("stopped early: 186 of the first 186 images failed")
     assert ended[0].reasons == [(f"Kind{chr(65 + kind)}: file #", 10 + kind) for kind in range(11, 1, -1)]

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import segment
 from support.faults.check import assert_exact, rows_of
 from support.faults.fuzz import damaged_images
-from support.faults.jobs import run
 
 from pipeline.storage import place
 
@@ -88,9 +88,11 @@ def test_memory_is_bounded_by_the_limit_of_pixels(decoded: dict[str, dict]) -> N
     assert before < MEMORY, f"MiB: {grown}"
 
 
-def test_a_job_over_all_of_them_ends_with_a_row_each(folder: Path, decoded: dict[str, dict], tmp_path: Path) -> None:
+def test_a_job_over_all_of_them_ends_with_a_row_each(
+    local_ray: None, quick: tuple, folder: Path, decoded: dict[str, dict], tmp_path: Path
+) -> None:
     output = place(tmp_path / "out")
-    record = run(folder, output.url, "--workers", 1, "--max-pixels", MAX_PIXELS)
+    record = segment(folder, output.url, *quick, "--max-pixels", MAX_PIXELS)
     assert_exact(output, [str(p) for p in folder.iterdir()])
     rows = {Path(uri).name: row for uri, row in rows_of(output).items()}
     assert len(rows) == record["done"] == 300

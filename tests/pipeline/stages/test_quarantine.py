@@ -59,14 +59,6 @@ class Fragile:
         return batch.append_column("error", pa.array(errors, pa.string()))
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> None:
-    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="fatal", object_store_memory=100 << 20)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "deadly"), [("task", {7, 8, 23}), ("actor", {7})])
 def test_what_is_deadly_stands_alone_and_everything_else_is_done(local_ray: None, where: str, deadly: set[int]) -> None:
@@ -93,7 +85,7 @@ def test_what_is_deadly_stands_alone_and_everything_else_is_done(local_ray: None
 
 
 @pytest.mark.slow
-def test_in_a_job_it_is_an_error_row(plate: Path, tmp_path: Path) -> None:
+def test_in_a_job_it_is_an_error_row(tiny_weights: Path, plate: Path, tmp_path: Path) -> None:
     """What is larger than a tile the actor reads, else a task does."""
     (tmp_path / "sitecustomize.py").write_text(FAULTY)
     deadly = {
@@ -107,6 +99,7 @@ def test_in_a_job_it_is_an_error_row(plate: Path, tmp_path: Path) -> None:
         Image.new("RGB", size).save(plate / name)
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "jobs.main", "segment", str(plate), str(tmp_path / "out"), "--tile", "128"]
+    command += ["--weights", str(tiny_weights)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = pads.dataset(str(tmp_path / "out" / "results"), format="parquet").to_table().to_pylist()

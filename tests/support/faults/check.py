@@ -1,4 +1,4 @@
-"""The account after a fault: what an output holds against what was asked for, and against an undisturbed run."""
+"""Checks an output after a fault: against the images that were asked for, and against an undisturbed run."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ MASK_IOU = 0.999
 
 
 @dataclass
-class Account:
-    """What is wrong with an output; empty where nothing is.
+class OutputCheck:
+    """What is wrong with an output; all lists are empty if nothing is.
 
     Attributes:
         rows: in the results.
         lost: asked for, without a row.
         doubled: rows beyond the first of an image.
-        strange: rows that nobody asked for.
-        uncatalogued: asked for and not in the catalog, or in it twice, or in it and not asked for.
-        stray: files below results/ that are no whole Parquet file of the schema.
-        pending: checkpoints that are half written.
+        unexpected: rows of images that were not asked for.
+        catalog_differs: asked for and not in the catalog, or in it twice, or in it and not asked for.
+        stray: files below results/ that are not complete Parquet files of the schema.
+        pending: checkpoints that were not committed.
     """
 
     rows: int = 0
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
-    strange: list[str] = field(default_factory=list)
-    uncatalogued: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    catalog_differs: list[str] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
     pending: list[str] = field(default_factory=list)
 
     @property
     def wrong(self) -> dict[str, list[str]]:
-        """The kinds of wrongs there are."""
+        """The lists that are not empty, by name."""
         return {k: v for k, v in vars(self).items() if k != "rows" and v}
 
 
-def account(output: Place, inputs: Iterable[str]) -> Account:
-    """The account of an output whose job has ended.
+def check_output(output: Place, inputs: Iterable[str]) -> OutputCheck:
+    """Checks an output whose job has ended.
 
     Args:
         inputs: the addresses of all images, as the test made them: independent of the catalog.
     """
-    asked, found = Counter(inputs), Account()
+    asked, found = Counter(inputs), OutputCheck()
     assert max(asked.values(), default=1) == 1, "the test names an image twice"
     files, found.stray = _results(output)
     rows = Counter(uri for table in files for uri in table["uri"].to_pylist())
@@ -63,34 +63,34 @@ def account(output: Place, inputs: Iterable[str]) -> Account:
     found.rows = rows.total()
     found.lost = sorted(asked.keys() - rows.keys())
     found.doubled = sorted((rows - asked).keys() & asked.keys()) + [str(i) for i, n in ids.items() if n > 1]
-    found.strange = sorted(rows.keys() - asked.keys())
+    found.unexpected = sorted(rows.keys() - asked.keys())
     catalog = Counter(
         uri
         for place in output.join("catalog").list(".parquet")
         for uri in pq.read_table(place.path, filesystem=place.arrow(), columns=["uri"])["uri"].to_pylist()
     )
-    found.uncatalogued = sorted((catalog - asked) + (asked - catalog))
+    found.catalog_differs = sorted((catalog - asked) + (asked - catalog))
     found.pending = [p.path for p in output.join("_checkpoint").list(".pending.parquet")]
     return found
 
 
 def assert_exact(output: Place, inputs: Iterable[str]) -> None:
-    """Fails unless every image asked for has exactly one row and nothing half written is left."""
-    found = account(output, inputs)
+    """Fails unless every image asked for has exactly one row and no partial file is left."""
+    found = check_output(output, inputs)
     assert not found.wrong, {k: f"{len(v)}: {v[:3]}" for k, v in found.wrong.items()}
 
 
 def rows_of(output: Place) -> dict[str, Row]:
-    """The rows of an output by address."""
+    """Reads the rows of an output, by address."""
     files, _ = _results(output)
     return {row["uri"]: row for table in files for row in table.to_pylist()}
 
 
 def differences(rows: dict[str, Row], reference: dict[str, Row], key: Callable[[str], str] = str) -> dict[str, str]:
-    """How rows differ from those of an undisturbed run, by address; empty if they do not.
+    """Describes how rows differ from those of an undisturbed run, by address; empty if they do not.
 
     Args:
-        key: the address in the reference of an address here.
+        key: gives the address in the reference for an address here.
     """
     found = {uri: difference(row, reference.get(key(uri))) for uri, row in rows.items()}
     return {uri: text for uri, text in found.items() if text}
@@ -103,7 +103,7 @@ def same_masks(output: Place, reference: dict[str, Row], key: Callable[[str], st
 
 
 def difference(row: Row, other: Row | None) -> str:
-    """How a row differs from the other one in more than rounding; empty if it does not."""
+    """Describes how two rows differ by more than rounding; empty if they do not."""
     if other is None:
         return "not in the reference"
     for name in ("width", "height"):
@@ -130,12 +130,12 @@ def difference(row: Row, other: Row | None) -> str:
 
 
 def bit_equal(rows: dict[str, Row], reference: dict[str, Row], key: Callable[[str], str] = str) -> int:
-    """How many rows have exactly the masks of the reference."""
+    """Counts the rows whose masks are exactly those of the reference."""
     return sum(row["rle"] == reference[key(uri)]["rle"] for uri, row in rows.items() if key(uri) in reference)
 
 
 def _results(output: Place) -> tuple[list[pa.Table], list[str]]:
-    """The tables of the whole files below results/, and what else lies there."""
+    """Reads the complete files below results/, and names what else is there."""
     folder = output.join("results")
     folder.fs.invalidate_cache()
     if not folder.fs.exists(folder.path):

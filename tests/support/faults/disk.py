@@ -1,4 +1,4 @@
-"""A small disk of its own, to be filled up under a job."""
+"""A small disk that can be filled while a job writes to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 
 
 class SmallDisk:
-    """A folder with a file system of its own, as a context manager; the folder must exist and be empty.
+    """A small tmpfs on a folder, as a context manager; the folder must exist and be empty.
 
     Raises:
         PermissionError: only root may mount one.
@@ -31,11 +31,11 @@ class SmallDisk:
         subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
     def fill(self) -> None:
-        """Takes all that is left of it."""
+        """Takes all free space."""
         with suppress(OSError), self._filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
 
     def free(self) -> None:
-        """Gives back what `fill` took."""
+        """Frees what `fill` took."""
         self._filler.unlink()

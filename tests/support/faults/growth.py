@@ -1,4 +1,4 @@
-"""Images that keep arriving while a job is broken: loose, in shards, damaged, cut off, stored anew in another order."""
+"""Images that keep arriving while a job runs: loose, in shards, damaged, cut off, replaced in another order."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ DAMAGED = 2  # of each arrival
 T = TypeVar("T")
 
 
-class Deck(Generic[T]):
-    """Some things in random order, and again in another when all have come up: none is missing for long."""
+class ShuffledCycle(Generic[T]):
+    """Draws items in random order, each once before any comes a second time."""
 
-    def __init__(self, things: Sequence[T], chance: random.Random) -> None:
-        self._things, self._random, self._left = things, chance, list[T]()
+    def __init__(self, items: Sequence[T], chance: random.Random) -> None:
+        self._items, self._random, self._left = items, chance, list[T]()
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        self._left = self._left or self._random.sample(self._things, len(self._things))
+        self._left = self._left or self._random.sample(self._items, len(self._items))
         return self._left.pop()
 
-    def put_back(self, thing: T) -> None:
-        """Lets one that was drawn come up again after the others."""
-        self._left.insert(0, thing)
+    def put_back(self, item: T) -> None:
+        """Returns an item that was drawn; it is drawn again after the others."""
+        self._left.insert(0, item)
 
 
-class Growth:
-    """What lies below a prefix of a store and what is expected of it.
+class GrowingInput:
+    """Images below a prefix of a store, and what a job must make of them.
 
     Args:
         fs: of the store.
         prefix: `bucket/folder`.
-        sources: images, which come again and again under other names.
+        sources: images, which are stored again and again under other names.
         damaged: damaged images by name.
 
     Attributes:
-        inputs: the addresses of all that must have a row.
-        bad: of those the ones that cannot be segmented, and how their error begins.
-        unsure: of those the damaged ones, which may be readable or not.
+        inputs: the addresses of all images that must have a row.
+        bad: those of them that cannot be segmented, and how their error begins.
+        unsure: those that are damaged at random, and may be readable or not.
     """
 
     def __init__(
@@ -56,18 +56,20 @@ class Growth:
         self._fs, self._prefix, self._sources, self._random = fs, prefix, sources, chance
         self._damaged = list(damaged.items())
         self._shards: dict[str, list[tuple[str, Path]]] = {}
-        self._kinds = Deck([self._loose, self._shard, self._cut_shard], chance)
+        self._kinds = ShuffledCycle([self._loose, self._shard, self._cut_shard], chance)
         self.inputs: list[str] = []
         self.bad: dict[str, str] = {}
         self.unsure: set[str] = set()
 
     @classmethod
-    def of_shipped(cls, fs: S3FileSystem, prefix: str, sources: Sequence[Path], photos: Path, seed: int) -> Growth:
-        """With damaged images made from the sources and photographs by the seed."""
+    def of_shipped(
+        cls, fs: S3FileSystem, prefix: str, sources: Sequence[Path], photos: Path, seed: int
+    ) -> GrowingInput:
+        """Makes damaged images from the sources and photographs, by the seed."""
         return cls(fs, prefix, sources, damaged_images(sources[0].parent, photos, seed=seed), random.Random(seed))
 
     def more(self) -> int:
-        """Some more, the bad among them; how many there are now."""
+        """Adds images, some of them bad; returns how many there are now."""
         start, count = len(self.inputs), self._random.randint(30, 70)
         members = [(n, self._sources[i % len(self._sources)]) for i, n in enumerate(names(self._sources, count))]
         next(self._kinds)(f"{self._prefix}/{start:06d}", members)
@@ -79,7 +81,7 @@ class Growth:
         return len(self.inputs)
 
     def replace_a_shard(self) -> bool:
-        """A shard's members in the other order, so that none lies where the catalog says; whether there is one."""
+        """Reverses a shard's members, so that none is where the catalog says; returns whether there is a shard."""
         if self._shards:
             key = self._random.choice(list(self._shards))
             self._shards[key].reverse()
@@ -103,7 +105,7 @@ class Growth:
         self._shards[key] = members
 
     def _cut_shard(self, key: str, members: list[tuple[str, Path]]) -> None:
-        """One whose end is missing: the shard is a row, and so is the member that is not whole."""
+        """Stores a shard without its end: the shard gets an error row, and so does the member that is cut off."""
         key += ".tar"
         whole = shard(members)
         data = whole[: self._random.randrange(len(whole) // 3, len(whole) - 30_000)]

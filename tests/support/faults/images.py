@@ -1,4 +1,4 @@
-"""A few shipped images in numbers: the same content under other names, so that one run says what all should be."""
+"""Many copies of a few shipped images under other names: one undisturbed run says what all rows must be."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from s3fs import S3FileSystem
 
 
 def names(sources: Sequence[Path], count: int) -> list[str]:
-    """So many file names, the sources' in turn with a number before each."""
+    """Returns file names: those of the sources in turn, each with a number before it."""
     return [f"{i:04d}-{sources[i % len(sources)].name}" for i in range(count)]
 
 
 def original(uri: str) -> str:
-    """The file name of the image that an address is a copy of."""
+    """Returns the file name of the image that an address is a copy of."""
     return re.sub(r"^\d{4}-", "", re.split("[/#]", uri)[-1])
 
 
 def upload(fs: S3FileSystem, sources: Sequence[Path], prefix: str, count: int) -> list[str]:
-    """So many images below a prefix (`bucket/plates`); their addresses."""
+    """Stores copies of the sources below a prefix (`bucket/plates`); returns their addresses."""
     keys = [f"{prefix}/{name}" for name in names(sources, count)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: fs.pipe_file(keys[i], sources[i % len(sources)].read_bytes()), range(count)))
@@ -31,7 +31,7 @@ def upload(fs: S3FileSystem, sources: Sequence[Path], prefix: str, count: int) -
 
 
 def shard(members: Iterable[tuple[str, Path]]) -> bytes:
-    """A tar of files under other names."""
+    """Packs files into a tar under other names."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, path in members:
@@ -40,7 +40,7 @@ def shard(members: Iterable[tuple[str, Path]]) -> bytes:
 
 
 def whole_members(data: bytes) -> tuple[list[str], list[str]]:
-    """Names of the members whose header is there, and of those whose bytes are, by walking the blocks."""
+    """Reads the blocks of a tar: names of the members whose header is there, and of those that are complete."""
     headers, whole, at = [], [], 0
     while at + tarfile.BLOCKSIZE <= len(data):
         member = tarfile.TarInfo.frombuf(data[at : at + tarfile.BLOCKSIZE], "utf-8", "surrogateescape")

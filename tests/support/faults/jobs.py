@@ -1,4 +1,4 @@
-"""Jobs as a user runs them, in processes of their own, to be killed in the middle."""
+"""Jobs in child processes, as a user runs them, that can be killed and signalled."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ import psutil
 from pipeline.storage import Place
 
 ROOT = Path(__file__).parents[3]
-# One actor, whose network sees little and so is done soon: what is broken here is what is around it.
-QUICK = ("--workers", 1, "--set", "min_size=128", "--set", "max_detections=30")
 RETRY_SECONDS = 240.0  # seconds: far more than any wait takes on a slow machine
 
 
 def wait_for(
     happened: Callable[[], Any], what: str, seconds: float = RETRY_SECONDS, unless: Callable[[], Any] = bool
 ) -> Any:
-    """The first true value of `happened`.
+    """Waits for the first true value of `happened`, and returns it.
 
     Raises:
         AssertionError: it did not happen in time, or `unless` did first.
@@ -60,6 +58,7 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
                 start_new_session=True,
+                preexec_fn=_take_interrupts,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
             )
         self._seen: dict[int, psutil.Process] = {}
@@ -70,19 +69,19 @@ class Job:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.below()
+        self.child_processes()
         self.kill()
-        end(list(self._seen.values()))
+        kill_all(list(self._seen.values()))
         self._folder.cleanup()
 
     @property
     def log(self) -> str:
-        """What it has said on stderr so far."""
+        """What it has printed on stderr so far."""
         return self._err.read_text(errors="replace")
 
     @property
     def record(self) -> dict[str, Any]:
-        """What it printed at its end."""
+        """The record that it printed at its end."""
         return json.loads(self._out.read_text())
 
     @property
@@ -90,31 +89,31 @@ class Job:
         return self.process.poll() is not None
 
     def wait(self, seconds: float = RETRY_SECONDS) -> int:
-        """Its exit status."""
+        """Waits for its end; returns its exit status."""
         return self.process.wait(seconds)
 
     def kill(self) -> None:
-        """SIGKILL to the driver alone; Ray's processes have to notice."""
-        self.below()
+        """Kills the driver alone; Ray's processes have to notice."""
+        self.child_processes()
         if not self.ended:
             self.process.kill()
             self.process.wait()
 
-    def until_says(self, text: str) -> None:
+    def wait_for_text(self, text: str) -> None:
         """Waits for a piece of text on stderr."""
         wait_for(lambda: text in self.log, f"it said {text!r}:\n{self.log}", unless=lambda: self.ended)
 
-    def until_results(self, output: Place, files: int = 1) -> None:
+    def wait_for_results(self, output: Place, files: int = 1) -> None:
         """Waits until so many results files lie under an output."""
         results = output.join("results")
         wait_for(lambda: len(results.list(".parquet")) >= files, f"{files} results", unless=lambda: self.ended)
 
-    def until_commits(self, output: Place, files: int) -> None:
+    def wait_for_commits(self, output: Place, files: int) -> None:
         """Waits until so many results files are committed: no restart will do their rows again."""
         wait_for(lambda: commits(output) >= files, f"{files} committed results", unless=lambda: self.ended)
 
-    def below(self) -> list[psutil.Process]:
-        """Ray's processes below the driver, which are remembered to be ended with the job."""
+    def child_processes(self) -> list[psutil.Process]:
+        """Returns the child processes of the driver, and remembers them to kill them at the end."""
         try:
             found = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.Error:
@@ -123,31 +122,36 @@ class Job:
         return found
 
 
+def _take_interrupts() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C, and so would the children of the tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def commits(output: Place) -> int:
-    """How many results files of an output are committed."""
+    """Counts the committed results files of an output."""
     return sum(".pending" not in p.url for p in output.join("_checkpoint").list(".parquet"))
 
 
 def workers(processes: list[psutil.Process], name: str) -> list[psutil.Process]:
-    """Those of Ray's worker processes whose title, such as `ray::MapWorker(MapBatches(Segment))`, has a name in it."""
-    return [p for p in processes if (title := title_of(p)).startswith("ray::") and name in title]
+    """Finds Ray's worker processes whose title, such as `ray::MapWorker(MapBatches(Segment))`, contains a name."""
+    return [p for p in processes if (title := command_line(p)).startswith("ray::") and name in title]
 
 
 def raylets(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """The raylets among some processes."""
-    return [p for p in processes if title_of(p).split(" ")[0].endswith("/raylet")]
+    """Finds the raylets among some processes."""
+    return [p for p in processes if command_line(p).split(" ")[0].endswith("/raylet")]
 
 
-def title_of(process: psutil.Process) -> str:
-    """Its command line; empty if it is gone."""
+def command_line(process: psutil.Process) -> str:
+    """Returns the command line of a process; empty if it is gone."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
 
 
-def end(processes: list[psutil.Process]) -> None:
-    """SIGKILL to those that are still there."""
+def kill_all(processes: list[psutil.Process]) -> None:
+    """Sends SIGKILL to those that are still there, and waits for them."""
     for process in processes:
         try:
             process.send_signal(signal.SIGKILL)
@@ -157,7 +161,7 @@ def end(processes: list[psutil.Process]) -> None:
 
 
 def run(*arguments: object, environment: dict[str, str] | None = None, status: int = 0) -> dict[str, Any]:
-    """Runs the command to its end and gives its record; empty if it printed none."""
+    """Runs the command to its end and returns its record; empty if it printed none."""
     with Job(*arguments, environment=environment) as job:
         code = job.wait()
         assert code == status, f"exit status {code}:\n{job.log}"

@@ -1,7 +1,7 @@
 """A Ray cluster of several raylets on this machine, each of which can be killed.
 
-It lives in a process of its own with its own temporary folder, because Ray notes the address of such a
-cluster where every `ray.init()` of the machine would find it.
+It runs in another process with another temporary folder, because Ray stores the address of such a cluster where
+every `ray.init()` on the machine would find it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import TracebackType
 
 import psutil
 
-from support.faults.jobs import end, title_of
+from support.faults.jobs import command_line, kill_all
 
 SCRIPT = """
 import sys
@@ -40,8 +40,8 @@ class Nodes:
     """A head without cores and nodes of two cores each, as a context manager.
 
     Args:
-        environment: more variables of the nodes, such as the credentials of a store: workers have those of their
-            node, not the driver's.
+        environment: more variables of the nodes, such as the credentials of a store: workers have the environment of
+            their node, not that of the driver.
 
     Attributes:
         environment: the variables with which a job joins the cluster; Ray asks for the token there.
@@ -80,41 +80,41 @@ class Nodes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        everything = self.below()
+        everything = self.child_processes()
         self._process.kill()
         self._process.wait()
-        end(everything)
+        kill_all(everything)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self) -> int:
-        """A new node; its number."""
+        """Starts a node; returns its number."""
         self._added += 1
         self._say(f"add {self._added}")
         self.raylets[self._added] = int(self._answer("raylet"))
         return self._added
 
     def kill(self, number: int) -> None:
-        """SIGKILL to a node's raylet and all processes below it, as when its machine is taken away."""
+        """Kills a node's raylet and all its child processes, as when a spot machine is taken away."""
         raylet = psutil.Process(self.raylets.pop(number))
-        end([raylet, *raylet.children(recursive=True)])
+        kill_all([raylet, *raylet.children(recursive=True)])
 
     def remove(self, number: int) -> None:
-        """Ends a node's raylet and agents together, by Ray's own means."""
+        """Stops a node's raylet and agents by Ray's API."""
         del self.raylets[number]
         self._say(f"remove {number}")
         self._answer("removed")
 
-    def below(self) -> list[psutil.Process]:
-        """All processes of the cluster."""
+    def child_processes(self) -> list[psutil.Process]:
+        """Returns all processes of the cluster."""
         try:
             return psutil.Process(self._process.pid).children(recursive=True)
         except psutil.Error:
             return []
 
-    def busiest(self, name: str) -> int | None:
-        """The node with a worker process whose title has a name in it; None if there is none."""
+    def node_of_worker(self, name: str) -> int | None:
+        """Finds the node with a worker process whose title contains a name; None if there is none."""
         for number, pid in self.raylets.items():
-            titles = [title_of(p) for p in psutil.Process(pid).children()]
+            titles = [command_line(p) for p in psutil.Process(pid).children()]
             if any(t.startswith("ray::") and name in t for t in titles):
                 return number
         return None
@@ -126,7 +126,7 @@ class Nodes:
 
     def _answer(self, name: str) -> str:
         assert self._process.stdout
-        for line in self._process.stdout:  # among what Ray says
+        for line in self._process.stdout:  # between the lines that Ray prints
             if line.startswith(name + " "):
                 return line.split()[1]
         raise AssertionError("the cluster ended")

@@ -1,6 +1,6 @@
-"""A reverse proxy on loopback in front of a real S3 server that counts, delays, refuses and cuts.
+"""A reverse proxy on loopback in front of a real S3 server, which counts requests and injects faults.
 
-Requests go on byte for byte with their own Host header, so that signatures stay valid.
+Requests are passed on byte for byte with their Host header, so that signatures stay valid.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REFUSALS = {  # status, code and message, as S3 words them
 
 @dataclass(frozen=True)
 class Faults:
-    """How a store misbehaves. Shares are of requests, drawn from the proxy's seeded generator.
+    """The faults of a store. Shares are of requests, drawn from the proxy's seeded generator.
 
     Attributes:
         delay: seconds before each request is passed on.
@@ -54,7 +54,7 @@ class Faults:
 
 @dataclass
 class Counts:
-    """What has passed the proxy, by method; `keys` is by (method, path)."""
+    """What passed through the proxy, by method; `keys` is by (method, path)."""
 
     requests: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)  # bytes of bodies from clients
@@ -66,7 +66,7 @@ class Counts:
 class Proxy:
     """A running proxy, as a context manager.
 
-    `faults` may be set at any time and holds from the next request on; `hook`, if there is one, is called
+    `faults` may be set at any time and applies from the next request on; `hook`, if there is one, is called
     with (method, path) before a request is passed on, from the proxy's thread.
 
     Attributes:
@@ -98,7 +98,7 @@ class Proxy:
         self._loop.close()
 
     def heal(self) -> None:
-        """From now on nothing goes wrong."""
+        """Ends all faults."""
         self.faults = Faults()
 
     async def _open(self) -> None:
@@ -120,7 +120,7 @@ class Proxy:
             await self._runner.cleanup()
 
     def _chosen(self, method: str, path: str) -> set[str]:
-        """The faults that befall a request."""
+        """Draws the faults of a request."""
         faults = self.faults
         if (faults.methods and method not in faults.methods) or not re.search(faults.keys, path):
             return set()
@@ -202,7 +202,7 @@ class Proxy:
         return answer
 
     def _hang_up(self, request: web.BaseRequest, fault: str | None = None) -> web.StreamResponse:
-        """Closes the connection as it is."""
+        """Closes the connection without an answer."""
         if fault:
             self.counts.faults[fault] += 1
         if request.transport:

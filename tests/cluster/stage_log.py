@@ -1,4 +1,4 @@
-"""Writes down where each stage of a job runs: a worker's setup hook of the tests, imported by name."""
+"""Writes down where each stage of a job runs. `hook` is a worker's setup hook, which Ray imports by its name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import ray
 
 from pipeline.cluster.progress import Progress
 
-FOLDER = "PLACED"  # the environment variable that names where to write
+FOLDER = "STAGE_LOG"  # the environment variable that names where to write
 
 
 def hook() -> None:
@@ -37,6 +37,17 @@ def hook() -> None:
             file.write(json.dumps(row) + "\n")
 
     Progress.stage = stage  # type: ignore[method-assign]
+
+
+def environment(folder: Path, *python_path: Path) -> dict[str, object]:
+    """The runtime environment of a job that logs its stages to a folder.
+
+    Args:
+        python_path: more folders to import from.
+    """
+    folder.mkdir()
+    path = ":".join(str(p) for p in (*python_path, Path(__file__).parent))
+    return {"env_vars": {"PYTHONPATH": path, FOLDER: str(folder)}, "worker_process_setup_hook": f"{__name__}.hook"}
 
 
 def read(folder: Path) -> list[dict]:

@@ -1,0 +1,91 @@
+"""Jobs submitted to a cluster of raylets: where their stages run, how many actors they have, what they measure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from support.raylets import Raylets
+
+SMALL = ("--set", "min_size=128", "--set", "max_size=1024", "--batch-size", "4")
+
+
+@dataclass(frozen=True)
+class ObservedJob:
+    """A job that has succeeded, and what was seen of it.
+
+    Attributes:
+        output: where its results are.
+        stages: a row each time a stage worked on a batch, see `stage_log`.
+        actors: how many actors it had, second by second.
+        during: what Prometheus read last before the job's end.
+        after: what Prometheus read after it.
+    """
+
+    output: Path
+    stages: list[dict]
+    actors: list[int]
+    during: str = field(repr=False)
+    after: str = field(repr=False)
+
+
+def watch(fleet: Raylets, job: str, seconds: float = 240.0) -> tuple[list[int], str]:
+    """Waits until a job has succeeded; its number of actors each second, and the last scrape with its gauges."""
+    actors, during = list[int](), ""
+
+    def over() -> bool:
+        nonlocal during
+        actors.append(actors_alive(fleet))
+        during = scrape_if(fleet, lambda text: "ray_maskfleet_images_waiting" in text) or during
+        return fleet.status(job) not in ("PENDING", "RUNNING")
+
+    fleet.wait(over, seconds)
+    assert fleet.status(job) == "SUCCEEDED", fleet.logs(job)
+    return actors, during
+
+
+def actors_alive(fleet: Raylets) -> int:
+    """Segment actors that are there now; no other job runs."""
+    return sum(a["state"] == "ALIVE" and "Segment" in a["class_name"] for a in fleet.state("actors"))
+
+
+def devices(rows: list[dict]) -> dict[str, str]:
+    """CUDA_VISIBLE_DEVICES of each actor that has segmented something."""
+    return {r["actor"]: r["device"] for r in rows if r["stage"] == "segment"}
+
+
+def scrape_if(fleet: Raylets, condition: Callable[[str], bool]) -> str:
+    """What Prometheus would read now, if a condition holds of it; else nothing."""
+    text = fleet.scrape()
+    return text if condition(text) else ""
+
+
+def totals(text: str, label: str | None = None) -> dict[str, float]:
+    """Every sample of ours summed over the series, or of each value of a label: "name/value"."""
+    sums: dict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name.startswith("ray_maskfleet_") and (label is None or label in sample.labels):
+                sums[f"{sample.name}/{sample.labels[label]}" if label else sample.name] += sample.value
+    return sums
+
+
+def images_counted(text: str) -> float:
+    """Images that have been segmented or have failed, as Prometheus reads it."""
+    return totals(text)["ray_maskfleet_images_total"]
+
+
+def pictures(nuclei: Path, folder: Path, count: int) -> Path:
+    """Fills a folder with small images, and with four at the end that take longer."""
+    folder.mkdir(exist_ok=True)
+    picture = Image.open(sorted(nuclei.iterdir())[0]).convert("RGB")
+    for i in range(count):
+        picture.crop((i % 100, i // 100, i % 100 + 64, i // 100 + 64)).save(folder / f"{i:03d}.png")
+    for i in range(4):
+        picture.resize((1024, 128)).save(folder / f"wide-{i}.png")
+    return folder
