@@ -48,7 +48,7 @@ def test_a_job_that_is_ended_again_and_again_continues(
         inputs = add_images(16)
         third = jobs.enter_context(Job(*arguments))  # at once, while the dead one's workers are still there
         third.wait_for_text("segmenting")
-        assert "seeing for" not in third.log, "it waited to see whether a dead process lives"
+        assert "to see if it is alive" not in third.log, "it waited to see whether a dead process lives"
         time.sleep(generator.uniform(0, 2))  # its actor takes longer to start
         third.process.send_signal(signal.SIGINT)
         assert third.wait() == 130, third.log
