@@ -41,22 +41,23 @@ def pytest_configure() -> None:
         torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before -m chooses tests and pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Distributes tests to two workers: those that start jobs to one, and the others, file by file, to the other.
+    """Marks the tests that start jobs as slow, and distributes all tests to two workers.
 
-    Jobs come first, as they take longest.
+    Those that start jobs go to one worker, since they share a Ray; they come first, as they take longest. The other
+    worker takes the rest file by file.
     """
     for item in items:
-        group = "jobs" if starts_jobs(item) else item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: not starts_jobs(item))
+        if "local_ray" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.xdist_group("jobs" if _starts_jobs(item) else item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: not _starts_jobs(item))
 
 
-def starts_jobs(item: pytest.Item) -> bool:
-    """Whether a test joins the shared Ray, or is one of the slow ones of tests/cluster."""
-    return "local_ray" in getattr(item, "fixturenames", ()) or (
-        "cluster" in item.path.parts[-2] and item.get_closest_marker("slow") is not None
+def _starts_jobs(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None and (
+        "local_ray" in getattr(item, "fixturenames", ()) or item.path.parent == Path(__file__).parent / "cluster"
     )
 
 

@@ -7,10 +7,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
-import pytest
 from support.commands import Segmented, contents, maskfleet, results, segment
-
-pytestmark = pytest.mark.slow
 
 
 def test_failed_images_are_tried_again_and_no_others(quick: tuple, again: Segmented) -> None:

@@ -9,8 +9,6 @@ import pytest
 from PIL import Image
 from support.commands import Segmented, contents, maskfleet, results, segment
 
-pytestmark = pytest.mark.slow
-
 
 def plan_of(*arguments: object) -> dict:
     return json.loads(maskfleet("segment", *arguments, "--plan", "--json").stdout)

@@ -22,8 +22,6 @@ from jobs.sample.s3_server import S3Server
 from model import load_model
 from pipeline.schema import RESULTS, description_of
 
-pytestmark = pytest.mark.slow
-
 
 def test_each_image_is_one_row_with_masks_or_a_reason(mixed: Segmented) -> None:
     rows = {Path(r["uri"]).name: r for r in results(mixed.output)}
