@@ -1,1 +1,4 @@
-"""What the commands share: the console, options, the live display, summaries."""
+"""What the commands share: console, options of `segment`, live display, summaries, row formats and exit message.
+
+Import these by module path. None of them imports a large library.
+"""

@@ -43,7 +43,7 @@ def test_a_table_is_the_default(output: str) -> None:
     assert int(row.split()[1]) > 200
 
 
-def test_a_table_shows_50_rows_and_says_so(output: str) -> None:
+def test_a_table_shows_50_rows_and_a_note(output: str) -> None:
     result = run(output, "select * from instances")
     assert len(result.stdout.strip().split("\n")) == 51
     assert "first 50 rows" in result.stderr
@@ -101,7 +101,7 @@ def test_parquet_goes_to_a_file(output: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["all.csv", "all.JSON"])
-def test_the_suffix_says_the_format(name: str, output: str, tmp_path: Path) -> None:
+def test_the_suffix_chooses_the_format(name: str, output: str, tmp_path: Path) -> None:
     result = run(output, "select uri from images order by uri", "--to", tmp_path / name)
     assert (result.exit_code, result.stdout) == (0, "")
     text = (tmp_path / name).read_text()
@@ -121,7 +121,7 @@ def test_the_suffix_says_the_format(name: str, output: str, tmp_path: Path) -> N
         (["--to", "missing/x.parquet"], "missing/x.parquet"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options: list[str], reason: str, output: str) -> None:
+def test_options_that_contradict_are_refused(options: list[str], reason: str, output: str) -> None:
     result = run(output, "select 1 as one", *options)
     assert result.exit_code == 2
     assert reason in result.stderr
@@ -137,7 +137,7 @@ def test_options_that_do_not_fit_are_refused(options: list[str], reason: str, ou
         ("select * from masks", "masks"),
     ],
 )
-def test_an_sql_error_is_a_line_and_the_columns_there_are(sql: str, reason: str, output: str) -> None:
+def test_an_sql_error_is_one_line_and_the_columns_of_the_views(sql: str, reason: str, output: str) -> None:
     result = run(output, sql)
     assert result.exit_code == 2
     assert reason in result.stderr.split("\n")[0]
@@ -146,7 +146,7 @@ def test_an_sql_error_is_a_line_and_the_columns_there_are(sql: str, reason: str,
     assert result.stdout == ""
 
 
-def test_columns_of_one_name_are_refused_in_json(output: str) -> None:
+def test_columns_with_the_same_name_are_refused_in_json(output: str) -> None:
     result = run(output, "select 1 as a, 2 as a", "--json")
     assert result.exit_code == 2
     assert "select a as b" in result.stderr
@@ -162,7 +162,7 @@ def test_without_sql_it_shows_the_views(output: str) -> None:
     assert views["instances"]["columns"]["rle"] == "VARCHAR"
 
 
-def test_what_is_no_output_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_an_output_is_one_line(tmp_path: Path) -> None:
     result = run(tmp_path, "select 1")
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: {tmp_path} is not an output")

@@ -70,20 +70,20 @@ def test_status_as_json(output: Place) -> None:
     assert document["last_run"]["run"] == "a"
 
 
-def test_status_does_not_round_up_to_all(tmp_path: Path) -> None:
+def test_status_does_not_round_up_to_100_percent(tmp_path: Path) -> None:
     rows = [failed(f"{i}.png", "DamagedImage: cut") for i in range(9999)]
     result = run("status", write_output(tmp_path, rows, waiting=["last.png"]).url)
     assert "99.9 %" in result.stdout
 
 
-def test_status_of_what_is_no_output(tmp_path: Path) -> None:
+def test_status_of_a_folder_without_an_output(tmp_path: Path) -> None:
     result = run("status", tmp_path / "typo")
     assert result.exit_code == 1
     assert "check the spelling" in result.stderr
     assert result.stdout == ""
 
 
-def test_a_storage_option_that_is_no_pair_is_a_usage_error(output: Place) -> None:
+def test_a_storage_option_without_a_value_is_a_usage_error(output: Place) -> None:
     assert run("status", output.url, "--storage-option", "anon").exit_code == 2
 
 
@@ -118,7 +118,7 @@ def test_evaluate_refuses_in_one_line(output: Place, tmp_path: Path) -> None:
     assert "is not JSON" in result.stderr
 
 
-def test_status_shows_a_job_that_runs_and_not_one_that_died(output: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_shows_a_running_job_and_not_a_dead_one(output: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT", 0.1)
     with lease.Lease(output, "now", lambda error: None, lambda text: None) as held:
         held.set_progress(images=3, left=8, failed=1, images_per_second=0.5)

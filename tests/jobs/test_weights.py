@@ -78,7 +78,7 @@ def test_show_on_the_terminal(checkpoint: Path) -> None:
     assert "mask ap 0.25" in lines
 
 
-def test_show_of_nothing_is_one_line(tmp_path: Path) -> None:
+def test_show_of_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<html>sign in</html>")
     for weights in ("neclei", tmp_path / "page.html"):
         result = run("show", weights)
@@ -103,7 +103,7 @@ def test_convert_loses_nothing(tmp_path: Path) -> None:
     assert all(torch.equal(source.state[k], converted.state[k]) for k in source.state)
 
 
-def test_a_signature_stays_out_of_what_is_written_and_said(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_signature_is_neither_written_nor_shown(checkpoint: Path, tmp_path: Path) -> None:
     signed = "memory://models/tiny.safetensors?X-Amz-Signature=0f3a"
     fsspec.filesystem("memory").pipe(signed, checkpoint.read_bytes())
     target = tmp_path / "ours.safetensors"
@@ -120,13 +120,13 @@ def test_convert_to_half_precision(tmp_path: Path) -> None:
     assert json.loads(half.stdout)["megabytes"] < 0.6 * json.loads(result.stdout)["megabytes"]
 
 
-def test_convert_wants_safetensors(tmp_path: Path) -> None:
+def test_convert_only_writes_safetensors(tmp_path: Path) -> None:
     result = run("convert", DETECTRON2, tmp_path / "weights.pth")
     assert result.exit_code == 2
     assert "safetensors" in result.output
 
 
-def test_convert_refuses_what_does_not_fit(tmp_path: Path) -> None:
+def test_convert_refuses_unknown_keys(tmp_path: Path) -> None:
     state = MaskRCNN(TINY).state_dict() | {"backbone.body.extra.weight": torch.ones(1)}
     torch.save(state, tmp_path / "w.pth")
     result = run("convert", tmp_path / "w.pth", tmp_path / "w.safetensors")
@@ -146,7 +146,7 @@ def test_convert_replaces_a_file_only_if_asked(checkpoint: Path, tmp_path: Path)
     assert read_checkpoint(target).preset == TINY
 
 
-def test_convert_to_a_folder_that_is_not_there_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
+def test_convert_to_a_missing_folder_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
     target = tmp_path / "nowhere" / "w.safetensors"
     result = run("convert", checkpoint, target)
     assert result.exit_code == 1

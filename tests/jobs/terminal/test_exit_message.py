@@ -1,4 +1,4 @@
-"""A process that is killed still has its last words said; one that ends by itself does not."""
+"""The message appears when the process is killed, and not when it ends normally."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SCRIPT = """
 import os, signal, sys
 from jobs.terminal.exit_message import exit_message
 with exit_message("the end"):
-    {act}
+    {end}
 """
 
 
 @pytest.mark.parametrize(
-    ("act", "said"),
+    ("end", "printed"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", True),
         ("os._exit(1)", True),
@@ -25,6 +25,6 @@ with exit_message("the end"):
         ("raise KeyboardInterrupt", False),
     ],
 )
-def test_said_when_nothing_else_can(act: str, said: bool) -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT.format(act=act)], capture_output=True, text=True, timeout=60)
-    assert ("the end" in done.stderr) == said
+def test_a_message_is_printed_only_when_the_process_is_killed(end: str, printed: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT.format(end=end)], capture_output=True, text=True, timeout=60)
+    assert ("the end" in done.stderr) == printed
