@@ -13,7 +13,7 @@ from pipeline.output.output_files import list_files, no_results, read_footer
 from pipeline.schema import description_of
 from pipeline.storage import Place, redacted
 
-if TYPE_CHECKING:  # both import torch, which a reader of an output does not need
+if TYPE_CHECKING:  # a reader of an output needs no checkpoint
     from model import Checkpoint
     from pipeline.options import Options
 

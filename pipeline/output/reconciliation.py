@@ -37,7 +37,10 @@ def prepare_output(
     2. Reconcile the results: delete partial files, remove duplicate rows.
     3. List the inputs and bring the catalog up to date. This fails if an input cannot be used.
     4. Only then move results of other settings to replaced/<run id>/, or delete error rows for `retry_errors`.
-    5. If rows went, update the catalog once more: it may hold images only because they had a row.
+    5. If rows were removed, update the catalog once more: it may hold images only because they had a row.
+
+    A job that is killed between two steps loses nothing. The next run repeats the steps, and each of them leaves alone
+    what is already done.
 
     Args:
         options: options of the job.
