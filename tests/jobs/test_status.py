@@ -116,6 +116,9 @@ def test_evaluate_refuses_in_one_line(output: Place, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
     assert "is not JSON" in result.stderr
+    missing = run("evaluate", output.url, tmp_path / "nope.json")
+    assert missing.exit_code == 1
+    assert "nope.json: no such file or folder: check the spelling\n" in missing.stderr
 
 
 def test_status_shows_a_running_job_and_not_a_dead_one(output: Place, monkeypatch: pytest.MonkeyPatch) -> None:

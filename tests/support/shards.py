@@ -13,8 +13,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+
+def images(count: int, size: int) -> dict[str, bytes]:
+    """Names and contents of files that count as images by their names."""
+    random = np.random.default_rng(0)
+    return {f"d/{i:03d}.jpg": random.bytes(size) for i in range(count)}
 
 
 def tar_of(members: Mapping[str, bytes], compress: bool = False) -> bytes:
