@@ -87,9 +87,9 @@ def test_a_file_that_cannot_be_read_gives_a_reason(data: bytes, kind: str) -> No
 
 
 def test_a_bomb_is_refused_from_its_header_alone() -> None:
-    bomb = stored(Image.new("1", (30_000, 30_000)), "PNG")
+    bomb = stored(Image.new("1", (15_000, 15_000)), "PNG")
     assert len(bomb) < 200_000
-    with pytest.raises(ImageError, match="TooManyPixels: 30000x30000"):
+    with pytest.raises(ImageError, match="TooManyPixels: 15000x15000"):
         open_image(bomb, 200_000_000)
 
 

@@ -26,7 +26,7 @@ from pipeline.catalog.slices import unfinished_slices
 from pipeline.errors import InputError
 from pipeline.schema import image_id
 from pipeline.stages.source import rows_of
-from pipeline.storage import Place, place
+from pipeline.storage import Place, original_bytes, place
 from pipeline.storage.image_readers import MAX_IMAGE_BYTES, IsolateImage
 from pipeline.storage.original_bytes import fetch_images
 
@@ -188,16 +188,17 @@ def test_tables_are_bounded_by_the_lengths_in_the_catalog(tmp_path: Path) -> Non
     assert [v for u, v in sorted(got.items()) if ".tgz" in u] == list(members.values())
 
 
-def test_images_that_crashed_a_process_are_read_in_isolation(tmp_path: Path) -> None:
+def test_images_that_crashed_a_process_are_read_in_isolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables stay the same. Quarantined images are not read again, and no image behind them is read in their place."""
     root, output = tmp_path / "in", place(tmp_path / "out")
     root.mkdir()
-    members = images(40, 1 << 20)
+    monkeypatch.setattr(original_bytes, "MAX_TABLE_BYTES", 1 << 20)
+    members = images(40, 1 << 15)
     (root / "s.tgz").write_bytes(tar_of(members, compress=True))
     (root / "s.tar").write_bytes(tar_of(members))
     (root / "s.parquet").write_bytes(parquet_of({"image": list(members.values())}, 5))
     catalog.update(output, find_containers([place(root)], output), NO_IDS)
-    tasks = read_tasks(output)
+    tasks = read_tasks(output, size=128 << 10)
     before, sizes = fetch(tasks)
     isolated: list[int] = []
 
