@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.shards import images, parquet_of, tar_of
 
-from pipeline.analysis.file_name_matching import match
+from pipeline.analysis.file_name_matching import match_file_names
 from pipeline.analysis.original_images import file_addresses, image_bytes
 from pipeline.catalog import catalog
 from pipeline.catalog.id_set import NO_IDS
@@ -45,4 +45,4 @@ def test_rows_of_parquet_files_match_annotations_by_their_paths(tmp_path: Path) 
     found = file_addresses(output)
     assert found == {image_id(f"{tmp_path}/f.parquet#0/0"): f"{tmp_path}/f.parquet/a/x.png"}
     uris = [*found.values(), f"{tmp_path}/f.parquet#1/0", f"{tmp_path}/x.tgz#b/x.png"]
-    assert match(uris, ["b/x.png", "a/x.png"]) == {0: 2, 1: 0}
+    assert match_file_names(uris, ["b/x.png", "a/x.png"]) == {0: 2, 1: 0}
