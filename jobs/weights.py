@@ -111,10 +111,10 @@ def convert(
     from model import read_checkpoint
     from model.checkpoints.files import redact
     from model.checkpoints.save import write_checkpoint
-    from model.load import build
+    from model.load import build_network
 
     checkpoint = read_checkpoint(source)
-    build(checkpoint, checkpoint.preset)  # raises unless every key and shape fits
+    build_network(checkpoint, checkpoint.preset)  # raises unless every key and shape fits
     provenance = checkpoint.provenance | {"source": Path(redact(source)).name, "source_sha256": checkpoint.digest}
     write_checkpoint(to, checkpoint.state, checkpoint.preset, provenance, half=half)
     summary = _summarise(read_checkpoint(to), str(to)) | {"family": checkpoint.preset.family}

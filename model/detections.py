@@ -1,4 +1,4 @@
-"""What the network finds in one image."""
+"""The network's results for one image."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""What goes wrong in the model room, each with a line a person can act on."""
+"""Errors of the model package. Each message is one line that a person can act on."""
 
 
 class WeightsError(ValueError):
-    """A checkpoint that cannot be found, read, or does not fit the network."""
+    """A checkpoint cannot be found or read, or does not fit the network."""
 
 
 class PresetError(ValueError):
-    """A preset that does not exist in this form: an unknown field or an impossible value."""
+    """A preset has an unknown field or an impossible value."""
 
 
 class RleError(ValueError):
-    """Masks or boxes that no RLE can be made of (NaN, shapes that disagree)."""
+    """Masks or boxes cannot be encoded, for example because of NaN or shapes that disagree."""

@@ -10,6 +10,7 @@ import torch
 from model.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from model.errors import WeightsError
 from model.inference.precision import PRECISIONS, resolve_precision
+from model.inference.prepare import prepare
 from model.mask_rcnn import MaskRCNN
 from model.preset import Preset
 
@@ -22,52 +23,58 @@ def load_model(
     compiled: bool = False,
     **overrides: Any,
 ) -> MaskRCNN:
-    """A network ready to predict.
+    """Returns a network that is ready to predict.
 
     Args:
-        weights: a shipped name (`shipped_names()`), a path or a URI; or a checkpoint already read.
-        precision: "fp32", "bf16", "fp16", or "auto": bf16 on a GPU or CPU that computes in it, else
-            fp16 on a GPU, else float32 with folded and fused layers. "fp32" is torchvision's own arithmetic,
-            to the last digit on a CPU.
-        device: a torch device, or "auto": CUDA if there is one.
-        compiled: compile the part with static shapes; see `MaskRCNN.prepare`.
+        weights: a shipped name (`shipped_names()`), a path, a URI, or a checkpoint that has been read.
+        precision: "fp32", "bf16", "fp16" or "auto". "fp32" is torchvision's arithmetic, on a CPU to the last
+            digit. "auto" is bf16 on a GPU or CPU that computes in it, else fp16 on a GPU, else float32 with
+            folded and fused layers.
+        device: a torch device, or "auto": CUDA if there is a GPU.
+        compiled: compile the dense part, see `model.inference.prepare.prepare`.
         overrides: fields of the preset, such as `min_size`, `max_size`, `min_score`, `max_detections`.
 
     Raises:
         WeightsError: the checkpoint cannot be read or does not fit the network.
-        PresetError: an override that does not exist or does not fit.
+        PresetError: an override is unknown or does not fit.
     """
-    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    dtype = PRECISIONS[resolve_precision(precision, target, compiled)]
+    torch_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    dtype = PRECISIONS[resolve_precision(precision, torch_device, compiled)]
     checkpoint = weights if isinstance(weights, Checkpoint) else read_checkpoint(weights)
-    network = build(checkpoint, checkpoint.preset.replace(**overrides))
-    return network.prepare(dtype, target, exact=precision == "fp32", compiled=compiled)
+    network = build_network(checkpoint, checkpoint.preset.replace(**overrides))
+    return prepare(network, dtype, torch_device, exact=precision == "fp32", compiled=compiled)
 
 
-def build(checkpoint: Checkpoint, preset: Preset) -> MaskRCNN:
-    """The network with the checkpoint's weights, float32, not yet prepared.
+def build_network(checkpoint: Checkpoint, preset: Preset) -> MaskRCNN:
+    """Builds the network with the checkpoint's weights, in float32 and not yet prepared for inference.
 
     Raises:
-        WeightsError: keys are missing, unknown or of another shape; says how many, and names the first 20.
+        WeightsError: keys are missing, unknown or of another shape; the message names all of them.
     """
     try:
         with torch.device("meta"):
             network = MaskRCNN(preset)
     except ValueError as error:  # such as groups that do not divide the channels
-        raise WeightsError(f"the checkpoint's shapes make no network: {error}") from None
+        raise WeightsError(f"cannot build a network of the checkpoint's shapes: {error}") from None
     expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in checkpoint.state.items()}
-    counters = {k for k in expected if k.endswith("num_batches_tracked")}
-    problems = [f"missing {k} {expected[k]}" for k in sorted(expected.keys() - found.keys() - counters)]
-    problems += [f"unknown {k} {found[k]}" for k in sorted(found.keys() - expected.keys())]
-    problems += [
-        f"{k} is {found[k]}, expected {expected[k]}"
-        for k in sorted(expected.keys() & found.keys())
-        if expected[k] != found[k]
-    ]
-    if problems:
+    if problems := _differences(expected, found):
         lines = "\n  ".join(problems)
         raise WeightsError(f"the checkpoint does not fit a {preset.name}:\n  {lines}")
-    zero = torch.tensor(0)
+    zero = torch.tensor(0)  # of batch counters, which some checkpoints lack
     network.load_state_dict({k: checkpoint.state.get(k, zero) for k in expected}, assign=True)
     return network.requires_grad_(False)
+
+
+def _differences(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> list[str]:
+    """Returns one line for each key that is missing, unknown or of another shape."""
+    counters = {k for k in expected if k.endswith("num_batches_tracked")}
+    return [
+        *(f"missing {k} {expected[k]}" for k in sorted(expected.keys() - found.keys() - counters)),
+        *(f"unknown {k} {found[k]}" for k in sorted(found.keys() - expected.keys())),
+        *(
+            f"{k} is {found[k]}, expected {expected[k]}"
+            for k in sorted(expected.keys() & found.keys())
+            if expected[k] != found[k]
+        ),
+    ]

@@ -1,4 +1,4 @@
-"""The public RLE encoder: boxes and 28x28 masks to COCO run-length encoding. `model.masks` holds how it works."""
+"""The public RLE encoder: boxes and 28x28 masks to COCO run-length encoding. `model.masks` implements it."""
 
 from model.masks.rle import encode, encode_with_area
 

@@ -13,7 +13,7 @@ import torch
 
 from model import Checkpoint, MaskRCNN, load_model, rle
 from model.layers.transform import shrink
-from model.masks.tile_merging import Instances, join
+from model.masks.tile_merging import Instances, merge_tiles
 from model.masks.tiles import predict_tiles
 from pipeline.catalog import catalog
 from pipeline.catalog.slices import Slice, first_images, unfinished_slices
@@ -97,4 +97,4 @@ def _counts(options: Options, network: MaskRCNN, one: pa.Table) -> list[str]:
     found, tile_of = predict_tiles(network.predict, cropper(image), tiles)
     counts, areas = rle.encode_with_area(found.masks, found.boxes, height, width, paste=paste)
     seen = Instances(found.boxes.numpy(), found.scores.numpy(), found.labels.numpy(), counts, areas)
-    return join(seen, tile_of.numpy(), tiles, height, width, network.preset.nms).counts
+    return merge_tiles(seen, tile_of.numpy(), tiles, height, width, network.preset.nms).counts

@@ -15,7 +15,7 @@ from ray.data import DataContext
 
 from model import Checkpoint, read_checkpoint
 from model.inference.precision import resolve_precision
-from model.load import build
+from model.load import build_network
 from model.preset import Preset
 from pipeline import plan
 from pipeline.catalog.slices import Slice, first_images, unfinished_slices
@@ -126,7 +126,7 @@ def _checked(options: Options) -> tuple[Checkpoint, Preset]:
     """The weights and their preset, known to fit each other and what can be stored."""
     weights = read_checkpoint(options.weights, place(options.weights, options.output.options).storage_options)
     preset = weights.preset.replace(**options.overrides)
-    build(weights, preset)
+    build_network(weights, preset)
     resolve_precision(options.precision, torch.device("cpu"), options.compiled)
     if too_large := [i for i in preset.category_ids if not 0 <= i < 1 << 15]:
         raise InputError(f"weights {options.weights}: category id {too_large[0]} is outside 0 to 32767")

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 # The modules and packages of each room, lowest first: one may import what stands before it, never what comes after.
 ORDER = {
     "model": [
-        *["errors", "preset", "detections", "layers", "masks", "checkpoints", "inference"],
-        *["mask_rcnn", "rle", "load", "training"],
+        *["errors", "preset", "detections", "layers", "masks", "checkpoints", "batching"],
+        *["mask_rcnn", "inference", "rle", "load", "training"],
     ],
     "pipeline": [
         *["errors", "schema", "observer", "storage", "images", "catalog", "options", "output", "cluster", "stages"],
@@ -165,8 +165,8 @@ def test_importing_the_model_room_loads_no_library_of_the_others() -> None:
 
 def test_only_the_actor_loads_what_the_network_needs() -> None:
     """Every process of the other stages, and the one that checks a checkpoint, would take seconds for it."""
-    checks, runs = "c = m.read_checkpoint('nuclei'); m.build(c, c.preset)", "m.load_model('nuclei', precision='bf16')"
-    assert "torchvision" in loaded("model.load as m", runs)
+    checks = "c = m.read_checkpoint('nuclei'); m.build_network(c, c.preset)"
+    assert "torchvision" in loaded("model.load as m", "m.load_model('nuclei', precision='bf16')")
     stages = "pipeline.stages.fetch, pipeline.stages.encode"
     assert "torchvision" not in loaded(f"model.load as m, jobs.segment, {stages}", checks)
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from jobs.terminal.console import fail
 from model import MaskRCNN, rle
+from model.batching import batches_by_shape
 from model.layers.rpn import propose
 from model.layers.transform import resized_size, shrink, to_input
-from model.mask_rcnn import batches
 from pipeline.cluster.sizing import BATCHES
 from pipeline.images import open_image, to_rgb
 from pipeline.images.device_jpeg import decode_jpegs
@@ -106,7 +106,7 @@ def run_stages(network: MaskRCNN, data: Sequence[bytes], batch_size: int, nvjpeg
     with timer.stage("decode"):
         pixels, stored_sizes = decode(data, network, nvjpeg)
     input_sizes = [resized_size(*size, preset) for size in stored_sizes]
-    for indices in batches(input_sizes, preset, batch_size):
+    for indices in batches_by_shape(input_sizes, preset, batch_size):
         with timer.stage("input"):
             resized = [input_sizes[i] for i in indices]
             batch = to_input([pixels[i] for i in indices], resized, preset, network.device, network.exact)
@@ -119,7 +119,7 @@ def run_stages(network: MaskRCNN, data: Sequence[bytes], batch_size: int, nvjpeg
         with timer.stage("boxes"):
             rois, scores, labels = network.detect(features, proposals, sizes)
         with timer.stage("masks"):
-            masks = network.outline(features, rois, labels)
+            masks = network.predict_masks(features, rois, labels)
         with timer.stage("download"):
             rois, masks, _, _ = rois.cpu(), masks.float().cpu(), scores.cpu(), labels.cpu()
         with timer.stage("rle"):

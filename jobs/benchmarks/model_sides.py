@@ -93,7 +93,7 @@ def stage_seconds(network: MaskRCNN, images: Sequence[np.ndarray], rounds: int) 
         shape = (batch.shape[2], batch.shape[3])
         proposals = timed("proposals", propose, preset, objectness, deltas, grids, shape, sizes)
         rois, _, labels = timed("boxes", network.detect, features, proposals, sizes)
-        masks = timed("masks", network.outline, features, rois, labels)
+        masks = timed("masks", network.predict_masks, features, rois, labels)
         scale = torch.tensor(image.shape[:2]) / torch.tensor(resized)
         boxes = rois[:, 1:] * scale[[1, 0, 1, 0]]
         timed("rle", rle.encode, masks, boxes, *image.shape[:2], paste=preset.mask_paste)

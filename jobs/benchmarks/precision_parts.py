@@ -38,13 +38,13 @@ def round_to_bfloat16(network: MaskRCNN, part: str) -> Iterator[None]:
         detect = network.detect
         network.detect = lambda *args: _round_scores(*detect(*args))  # type: ignore[method-assign]
     elif part == "masks":
-        outline = network.outline
-        network.outline = lambda *args: _round(outline(*args))  # type: ignore[method-assign]
+        predict_masks = network.predict_masks
+        network.predict_masks = lambda *args: _round(predict_masks(*args))  # type: ignore[method-assign]
     try:
         yield
     finally:
         mask_rcnn.decode, rpn.decode = decoders
-        for name in ("detect", "outline"):
+        for name in ("detect", "predict_masks"):
             network.__dict__.pop(name, None)
 
 

@@ -1,4 +1,4 @@
-"""The part of the network with static shapes, compiled by `torch.compile` for each shape that it meets."""
+"""Compiles the dense part of the network with `torch.compile`, once for each input shape."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from torch.nn import functional as F
 
 Dense = Callable[[Tensor], tuple[list[Tensor], list[Tensor], list[Tensor]]]
 
-SHAPES = 32  # compiled; each keeps code and, on a CPU, a copy of the weights in the order its kernels want
+MAX_SHAPES = 32  # each keeps compiled code and, on a CPU, a copy of the weights in its kernels' layout
 
 
 class CompiledDense:
-    """`MaskRCNN.dense`, compiled anew for each height and width, up to `SHAPES` of them.
+    """Runs `MaskRCNN.dense` compiled, for up to `MAX_SHAPES` heights and widths.
 
-    A batch smaller than the largest of its shape so far is filled up with blank images, whose results are
-    dropped: to compile for every number of images would take longer. On a CPU batches are of one image anyway.
+    A batch that is smaller than the largest one of its shape so far is filled with blank images, whose results
+    are dropped. Compiling for every batch size would take longer. On a CPU every batch is one image anyway.
 
     Args:
-        dense: what is compiled.
-        plain: the same, for the shapes beyond `SHAPES`.
-        how: arguments of `torch.compile`.
+        dense: the function to compile.
+        eager: the same function for the shapes beyond `MAX_SHAPES`, which are not compiled.
+        compile_options: keyword arguments of `torch.compile`.
     """
 
-    def __init__(self, dense: Dense, plain: Dense, **how: Any) -> None:
-        self._compiled: Dense = torch.compile(dense, dynamic=False, **how)
-        self._plain = plain
-        self._batch: dict[tuple[int, int], int] = {}  # images that each shape is compiled for
+    def __init__(self, dense: Dense, eager: Dense, **compile_options: Any) -> None:
+        self._compiled: Dense = torch.compile(dense, dynamic=False, **compile_options)
+        self._eager = eager
+        self._batch_sizes: dict[tuple[int, int], int] = {}  # that each shape is compiled for
 
     def __call__(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """What `dense` makes of images (B, 3, H, W)."""
+        """Runs `dense` on images (B, 3, H, W)."""
         shape, count = (images.shape[2], images.shape[3]), len(images)
-        if self._batch.get(shape, 0) < count:
-            if shape not in self._batch and len(self._batch) == SHAPES:
-                return self._plain(images)
-            self._batch[shape] = count
-        if blank := self._batch[shape] - count:
+        if self._batch_sizes.get(shape, 0) < count:
+            if shape not in self._batch_sizes and len(self._batch_sizes) == MAX_SHAPES:
+                return self._eager(images)
+            self._batch_sizes[shape] = count
+        if blank := self._batch_sizes[shape] - count:
             images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, blank))
-        # By default PyTorch compiles a function eight times, over all networks of a process, and then no more.
+        # By default PyTorch stops after compiling a function eight times, counted over all networks of a process.
         limits = {"recompile_limit": 2**31, "accumulated_recompile_limit": 2**31}
         with torch.compiler.config.patch(**limits):  # type: ignore[attr-defined]
             features, objectness, deltas = self._compiled(images)

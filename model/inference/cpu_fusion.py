@@ -1,9 +1,9 @@
-"""Layers in the form a CPU runs fastest: a convolution and what follows it as one oneDNN kernel.
+"""Fuses layers for a CPU: a convolution and the operations after it become one oneDNN kernel.
 
-Once batch normalisation is folded, the first stages of a trunk are bound by memory: every ReLU and every
-shortcut is one more pass over maps of tens of megabytes. The fused operators are those that `torch.compile`
-emits for a CPU, called without its compiler. R-50 at 800x1088, bfloat16, one core: 0.36 s unfused, 0.17 s
-fused, 0.16 s compiled with frozen weights (and 19 s of compiling).
+After batch normalisation is folded, the first stages of a backbone are bound by memory: every ReLU and every
+shortcut is another pass over maps of tens of megabytes. The fused operators are the ones that `torch.compile`
+emits for a CPU, called without its compiler. R-50 at 800x1088 in bfloat16 on one core takes 0.36 s unfused,
+0.17 s fused, and 0.16 s compiled with frozen weights (plus 19 s to compile).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from model.layers.heads import BoxHead, MaskPredictor
 from model.layers.resnet import BasicBlock, Bottleneck, ResNet
 
-DETECTIONS = 16  # of which the mask predictor's widest map, 784 x 256 half-precision values each, fits a cache
+DETECTIONS_PER_CHUNK = 16  # the mask predictor's widest map, 784 x 256 half-precision values each, fits a cache
 
 
-def fusible(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this build of PyTorch and this processor have the fused operators for a precision."""
-    operators = torch.ops.mkldnn
-    if device.type != "cpu" or not hasattr(operators, "_convolution_pointwise"):
+def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
+    """Returns whether this build of PyTorch and this processor have the fused operators for a precision."""
+    mkldnn = torch.ops.mkldnn
+    if device.type != "cpu" or not hasattr(mkldnn, "_convolution_pointwise"):
         return False
-    asked = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
-    return asked is None or bool(getattr(operators, asked, bool)())
+    query = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
+    return query is None or bool(getattr(mkldnn, query, bool)())
 
 
-def fuse(network: nn.Module) -> None:
-    """Replaces layers of a folded network by their fused form, in place; results differ by rounding only."""
+def fuse_layers(network: nn.Module) -> None:
+    """Replaces the layers of a folded network by fused ones, in place; results differ by rounding only."""
     for module in list(network.modules()):
         if isinstance(module, ResNet):
             module.conv1 = FusedConv(module.conv1, relu=True)  # type: ignore[assignment]
@@ -46,7 +46,7 @@ def fuse(network: nn.Module) -> None:
 
 
 def _fuse_sequence(sequence: nn.Sequential) -> None:
-    """Convolutions followed by a ReLU (identities, which folding leaves behind, do not count)."""
+    """Fuses each convolution with the ReLU after it, across the identities that folding leaves behind."""
     layers = [i for i, layer in enumerate(sequence) if not isinstance(layer, nn.Identity)]
     for i, after in pairwise(layers):
         conv = sequence[i]
@@ -61,24 +61,24 @@ class FusedConv(nn.Module):
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
         self.settings = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        self.after = "relu" if relu else "none"
+        self.activation = "relu" if relu else "none"
 
     def forward(self, x: Tensor, into: Tensor | None = None) -> Tensor:
-        """Convolves (B, C, H, W); with `into`, adds the result to it in place before the ReLU."""
-        operators = torch.ops.mkldnn
+        """Convolves (B, C, H, W). With `into`, adds the result to that tensor in place before the ReLU."""
+        mkldnn = torch.ops.mkldnn
         if into is None:
-            return operators._convolution_pointwise(x, self.weight, self.bias, *self.settings, self.after, [], "")
-        after = None if self.after == "none" else self.after
-        return operators._convolution_pointwise_.binary(
-            into, x, self.weight, self.bias, *self.settings, "add", 1.0, after, [], ""
+            return mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.settings, self.activation, [], "")
+        activation = None if self.activation == "none" else self.activation
+        return mkldnn._convolution_pointwise_.binary(
+            into, x, self.weight, self.bias, *self.settings, "add", 1.0, activation, [], ""
         )
 
 
 class FusedBlock(nn.Module):
-    """A residual block whose last convolution adds itself to the shortcut and applies the ReLU.
+    """A residual block whose last convolution adds its result to the shortcut and applies the ReLU.
 
-    The shortcut's memory becomes the output's: it is the projection, or a map that nothing reads later
-    (the maps the pyramid needs end a stage, and a stage begins with a projection).
+    The output is written to the shortcut's memory. That is safe: the shortcut is a projection, or a map that
+    nothing reads later (the maps that the FPN needs end a stage, and every stage begins with a projection).
     """
 
     def __init__(self, block: BasicBlock | Bottleneck) -> None:
@@ -102,7 +102,7 @@ def _projection(downsample: nn.Sequential) -> FusedConv:
 
 
 class FusedBoxHead(nn.Module):
-    """The fully connected layers, with the first one's columns in the order of a channels-last RoI."""
+    """The fully connected layers; the first one's columns are in the order of a channels-last RoI."""
 
     def __init__(self, head: BoxHead) -> None:
         super().__init__()
@@ -120,9 +120,9 @@ class FusedBoxHead(nn.Module):
 
 
 class FusedMaskPredictor(nn.Module):
-    """Upsampling as one matrix product, then the one class that is asked for instead of all of them.
+    """Upsamples by one matrix product, then computes only the class that is asked for.
 
-    A transposed convolution of kernel 2 and stride 2 is a 1x1 convolution to four times the channels: the
+    A transposed convolution of kernel 2 and stride 2 equals a 1x1 convolution to four times the channels: the
     four corners of the upsampled pixel.
     """
 
@@ -139,13 +139,14 @@ class FusedMaskPredictor(nn.Module):
         self.offsets: Tensor = predictor.mask_fcn_logits.bias
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Maps (N, C, 14, 14) and labels (N,) to logits (N, 28, 28) of each detection's own class."""
+        """Maps (N, C, 14, 14) and labels int64 (N,) to logits (N, 28, 28) of the labelled classes."""
         count, _, height, width = features.shape
         pixels = features.permute(0, 2, 3, 1)
         logits = features.new_empty(count, height, width, 2, 2)
-        for i in range(0, count, DETECTIONS):
-            upsampled = self.corners(pixels[i : i + DETECTIONS]).relu_().view(-1, height * width * 4, self.hidden)
-            chosen = self.classes[labels[i : i + DETECTIONS]][:, :, None]
-            logits[i : i + DETECTIONS] = torch.bmm(upsampled, chosen).view(-1, height, width, 2, 2)
+        for start in range(0, count, DETECTIONS_PER_CHUNK):
+            chunk = slice(start, start + DETECTIONS_PER_CHUNK)
+            upsampled = self.corners(pixels[chunk]).relu_().view(-1, height * width * 4, self.hidden)
+            weights = self.classes[labels[chunk]][:, :, None]
+            logits[chunk] = torch.bmm(upsampled, weights).view(-1, height, width, 2, 2)
         logits = logits.permute(0, 1, 3, 2, 4).reshape(count, 2 * height, 2 * width)
         return logits + self.offsets[labels][:, None, None]

@@ -1,4 +1,4 @@
-"""Merging batch normalisation into the convolution before it: at inference both are one affine map."""
+"""Folds batch normalisation into the convolution before it: at inference both are one affine map."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from model.layers.resnet import BasicBlock, Bottleneck, ResNet
-from model.layers.torchvision_ops import operators
+from model.layers.torchvision_ops import torchvision_ops
 
 
 def fold_batch_norm(network: nn.Module) -> None:
     """Folds every batch normalisation of a network, in place; the folded layers become identities."""
-    norms = nn.BatchNorm2d, operators().FrozenBatchNorm2d
+    norms = nn.BatchNorm2d, torchvision_ops().FrozenBatchNorm2d
     for module in list(network.modules()):
         if isinstance(module, ResNet | BasicBlock | Bottleneck):
             for i in (1, 2, 3):
@@ -27,7 +27,7 @@ def fold_batch_norm(network: nn.Module) -> None:
 
 @torch.no_grad()
 def _folded(conv: nn.Module, norm: Any) -> nn.Conv2d:
-    """A convolution that does what `conv` followed by `norm` did; computed in float64."""
+    """Returns a convolution that equals `conv` followed by `norm`; computed in float64."""
     assert isinstance(conv, nn.Conv2d)
     mean, variance = norm.get_buffer("running_mean").double(), norm.get_buffer("running_var").double()
     scale = norm.weight.double() / (variance + norm.eps).sqrt()

@@ -1,4 +1,4 @@
-"""Memory that is free and not given back: kept from the system for the next tensors, or returned to it."""
+"""Controls freed memory: a process keeps it for its next tensors, or returns it to the system or the GPU."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep freed memory for its next tensors, where the C library is glibc.
+    """Makes this process keep freed memory for its next tensors, if the C library is glibc.
 
-    Otherwise every map of some megabytes is mapped from the kernel afresh and its pages are zeroed one by
-    one: a tenth of the forward pass of an R-50, and more than half of the time of a large matrix product.
-    The price is that the process stays as large as its largest batch was, so it is for processes that do
-    nothing but predict.
+    By default the kernel maps every feature map of some megabytes anew and zeroes its pages. That is a tenth of
+    an R-50's forward pass, and more than half the time of a large matrix product. The process then stays as
+    large as its largest batch, so use this only in processes that do nothing but predict.
 
     Returns:
         Whether it took effect.
@@ -28,9 +27,9 @@ def keep_freed_memory() -> bool:
 
 
 def release_cached(device: torch.device) -> None:
-    """Returns what PyTorch keeps of a GPU's memory for its next tensors: for after an allocation that failed.
+    """Returns the GPU memory that PyTorch has cached. Call it after an allocation has failed.
 
-    Free memory that lies in pieces, or that belongs to another stream, is of no use to what is tried next.
+    Cached memory that is fragmented, or belongs to another stream, cannot serve the next attempt.
     """
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -10,15 +10,18 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def resolve_precision(precision: str, device: torch.device, compiled: bool = False) -> str:
-    """What "auto" means on a device; other names as they are.
+    """Resolves "auto" to the best precision of a device, and checks the others.
+
+    Returns:
+        A key of `PRECISIONS`.
 
     Raises:
-        WeightsError: no such precision, or one that is not compiled, or no compiler.
+        WeightsError: the precision is unknown or cannot be compiled, or there is no C++ compiler.
     """
     if compiled and precision == "fp32":
         raise WeightsError("precision fp32 is torchvision's own arithmetic and is not compiled; use auto, bf16 or fp16")
     if compiled:
-        _find_compiler()
+        _check_compiler()
     if precision in PRECISIONS:
         return precision
     if precision != "auto":
@@ -28,8 +31,8 @@ def resolve_precision(precision: str, device: torch.device, compiled: bool = Fal
     return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
 
 
-def _find_compiler() -> None:
-    """Raises `WeightsError` where `torch.compile` would find no C++ compiler."""
+def _check_compiler() -> None:
+    """Raises `WeightsError` if `torch.compile` would find no C++ compiler."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -40,5 +43,5 @@ def _find_compiler() -> None:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 natively (AVX512_BF16 or AMX)."""
+    """Returns whether the processor multiplies bfloat16 natively (AVX512_BF16 or AMX)."""
     return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported())

@@ -1,4 +1,5 @@
-"""The parts of the network as PyTorch modules and functions: trunk, FPN, anchors, RPN, RoIAlign, heads, NMS.
+"""The layers of Mask R-CNN: backbone, FPN, anchors, RPN, RoIAlign, heads, box arithmetic, NMS, input transform.
 
-Nothing here knows a checkpoint family; conventions come from the `Preset`.
+No layer knows which family a checkpoint came from: every convention is a field of the `Preset`. Nothing is
+exported here, so that importing one layer does not load the others.
 """

@@ -12,15 +12,15 @@ from model.preset import Preset
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounding: bool) -> Tensor:
-    """The k anchors of one location, centred on (0, 0).
+    """Returns the k anchors of one location, centred on (0, 0).
 
     Args:
-        sizes: sides of the square anchor of equal area, input pixels.
+        sizes: side lengths of the square anchor of equal area, input pixels.
         ratios: height / width.
         rounding: round corners to whole pixels, as torchvision does.
 
     Returns:
-        float32 (k, 4) xyxy, ratio by ratio, sizes inside.
+        float32 (k, 4) xyxy, ordered by ratio, then by size.
     """
     root = torch.sqrt(torch.tensor(ratios, dtype=torch.float32))
     scale = torch.tensor(sizes, dtype=torch.float32)
@@ -31,10 +31,13 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounding: bool
 
 
 def anchors_at(preset: Preset, level: int, index: Tensor, grid: tuple[int, int], padded: tuple[int, int]) -> Tensor:
-    """Anchors of a level by their number, made where they are wanted: most of a map's are never looked at.
+    """Returns the anchors of a level that have the given numbers.
+
+    Only the best-scored anchors are ever used, so they are computed on demand instead of for the whole map.
 
     Args:
-        index: int64 (...): location by location in row-major order, the k anchors of a location together.
+        index: int64 (...), anchor numbers. Locations count in row-major order; the k anchors of a location
+            follow each other.
         grid: (rows, columns) of the level's feature map.
         padded: height and width of the network's input, pixels.
 
@@ -46,12 +49,16 @@ def anchors_at(preset: Preset, level: int, index: Tensor, grid: tuple[int, int],
         stride_y, stride_x = padded[0] // rows, padded[1] // columns
     else:
         stride_y = stride_x = 4 << level
-    cell = _cell_on(index.device, preset.anchor_sizes[level], preset.anchor_ratios[level], preset.anchor_rounding)
+    cell = _cached_cell_anchors(
+        index.device, preset.anchor_sizes[level], preset.anchor_ratios[level], preset.anchor_rounding
+    )
     location = index // len(cell)
     y, x = location // columns * stride_y, location % columns * stride_x
     return torch.stack([x, y, x, y], dim=-1) + cell[index % len(cell)]
 
 
-@lru_cache(maxsize=64)  # an upload waits for all work before it
-def _cell_on(device: torch.device, sizes: tuple[float, ...], ratios: tuple[float, ...], rounding: bool) -> Tensor:
+@lru_cache(maxsize=64)  # an upload to a GPU waits for all work queued before it
+def _cached_cell_anchors(
+    device: torch.device, sizes: tuple[float, ...], ratios: tuple[float, ...], rounding: bool
+) -> Tensor:
     return cell_anchors(sizes, ratios, rounding).to(device)

@@ -1,4 +1,4 @@
-"""The two branches of Mask R-CNN (He et al. 2017, arXiv:1703.06870): class and box, and a mask a class."""
+"""The two heads of Mask R-CNN (He et al. 2017, arXiv:1703.06870): class and box, and one mask per class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BoxHead(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """Class logits and one box regression for each class."""
+    """Class logits and one box regression per class."""
 
     def __init__(self, hidden: int, outputs: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class BoxPredictor(nn.Module):
 
 
 class MaskPredictor(nn.Module):
-    """A 2x upsampling by a transposed convolution, then a 1x1 convolution: one mask for each class."""
+    """2x upsampling by a transposed convolution, then a 1x1 convolution: one mask per class."""
 
     def __init__(self, in_channels: int, hidden: int, outputs: int) -> None:
         super().__init__()
@@ -47,13 +47,18 @@ class MaskPredictor(nn.Module):
         self.mask_fcn_logits = nn.Conv2d(hidden, outputs, 1)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Maps (N, C, 14, 14) and labels (N,) to logits (N, 28, 28) of each detection's own class."""
+        """Maps (N, C, 14, 14) and labels int64 (N,) to logits (N, 28, 28) of the labelled classes."""
         logits = self.mask_fcn_logits(F.relu(self.conv5_mask(features)))
         return logits[torch.arange(len(labels), device=labels.device), labels]
 
 
-def convolutions(in_channels: int, channels: tuple[int, ...], bn_eps: float | None) -> list[nn.Sequential]:
-    """3x3 convolutions with ReLU; with batch normalisation before it, and no bias, if `bn_eps` is given."""
+def conv_layers(in_channels: int, channels: tuple[int, ...], bn_eps: float | None) -> list[nn.Sequential]:
+    """Builds 3x3 convolutions with ReLU.
+
+    Args:
+        bn_eps: epsilon of a batch normalisation before each ReLU, whose convolution then has no bias; None for
+            no normalisation.
+    """
     layers = []
     for out in channels:
         conv = nn.Conv2d(in_channels, out, 3, padding=1, bias=bn_eps is None)
@@ -64,15 +69,15 @@ def convolutions(in_channels: int, channels: tuple[int, ...], bn_eps: float | No
 
 
 def box_head(preset: Preset) -> nn.Module:
-    """The layers before the box predictor, named as in torchvision's checkpoints.
+    """Builds the layers before the box predictor, named as in torchvision's checkpoints.
 
-    Either its two linear layers (`fc6`, `fc7`), or the V2 design: a sequence of convolutions (`0.0`, ...), a
-    flattening, and linear layers with ReLU (`5`, ... after four convolutions).
+    The first version has two linear layers (`fc6`, `fc7`). The second (V2) is a sequence: convolutions (`0.0`,
+    ...), a flattening, then linear layers with ReLU (`5`, ... after four convolutions).
     """
     side, hidden = preset.box_roi_size, preset.box_hidden
     if not preset.box_convs and preset.box_layers == 2:
         return BoxHead(preset.fpn_channels, side, hidden)
-    layers: list[nn.Module] = [*convolutions(preset.fpn_channels, preset.box_convs, preset.bn_eps), nn.Flatten()]
+    layers: list[nn.Module] = [*conv_layers(preset.fpn_channels, preset.box_convs, preset.bn_eps), nn.Flatten()]
     features = (preset.box_convs or (preset.fpn_channels,))[-1] * side**2
     for _ in range(preset.box_layers):
         layers += [nn.Linear(features, hidden), nn.ReLU(inplace=True)]
@@ -81,14 +86,14 @@ def box_head(preset: Preset) -> nn.Module:
 
 
 def roi_heads(preset: Preset) -> nn.ModuleDict:
-    """All layers that work on RoIs, named as in torchvision's checkpoints."""
+    """Builds all layers that work on RoIs, named as in torchvision's checkpoints."""
     channels = preset.fpn_channels
     return nn.ModuleDict(
         OrderedDict(
             box_head=box_head(preset),
             box_predictor=BoxPredictor(preset.box_hidden, preset.num_outputs),
             mask_head=nn.Sequential(
-                *convolutions(channels, preset.mask_channels, preset.bn_eps if preset.mask_norm else None)
+                *conv_layers(channels, preset.mask_channels, preset.bn_eps if preset.mask_norm else None)
             ),
             mask_predictor=MaskPredictor(preset.mask_channels[-1], preset.mask_hidden, preset.num_outputs),
         )

@@ -1,4 +1,4 @@
-"""RoIs to fixed-size features: the level rule of the FPN paper and RoIAlign of the Mask R-CNN paper."""
+"""Fixed-size features of RoIs: the level rule of the FPN paper and RoIAlign of the Mask R-CNN paper."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.layers.torchvision_ops import operators
+from model.layers.torchvision_ops import torchvision_ops
 from model.preset import Preset
 
 
 def roi_levels(boxes: Tensor, preset: Preset, levels: int = 4) -> Tensor:
-    """Which level each box takes its features from: floor(k0 + log2(sqrt(w h) / 224)), clamped.
+    """Returns the level that each box takes its features from: floor(k0 + log2(sqrt(w h) / 224)), clamped.
 
     Args:
         boxes: float32 (R, 4) xyxy, input pixels.
@@ -30,17 +30,20 @@ def roi_levels(boxes: Tensor, preset: Preset, levels: int = 4) -> Tensor:
     return level.clamp(2, levels + 1).long() - 2
 
 
-def pool(features: Sequence[Tensor], rois: Tensor, size: int, preset: Preset, exact: bool = True) -> Tensor:
-    """RoIAlign of every RoI at its own level, one call a level for the whole batch.
+def multiscale_roi_align(
+    features: Sequence[Tensor], rois: Tensor, size: int, preset: Preset, exact: bool = True
+) -> Tensor:
+    """Applies RoIAlign to every RoI at its level: one call per level for the whole batch.
 
     Args:
-        features: P2..P5 (a P6 is not used), (B, C, H, W).
+        features: P2..P5 (a P6 is ignored), each (B, C, H, W).
         rois: float32 (R, 5), image index and xyxy in input pixels.
         size: side of the result.
-        exact: use torchvision's own operator. Otherwise a CPU may take `roi_align_by_gathering`.
+        exact: use torchvision's operator. Otherwise a CPU uses `roi_align_by_gathering`, unless the sampling
+            is adaptive.
 
     Returns:
-        (R, C, size, size), in the order of `rois` and the type of the features.
+        (R, C, size, size), in the order of `rois` and the dtype of the features.
     """
     level_of = roi_levels(rois[:, 1:], preset)
     gather = not exact and not features[0].is_cuda and preset.roi_sampling > 0
@@ -56,27 +59,28 @@ def pool(features: Sequence[Tensor], rois: Tensor, size: int, preset: Preset, ex
 
 
 def _roi_align(feature: Tensor, rois: Tensor, size: int, scale: float, sampling: int, aligned: bool) -> Tensor:
-    """torchvision's operator, which computes in float32."""
-    return operators().roi_align(feature.float(), rois, (size, size), scale, sampling, aligned).to(feature.dtype)
+    """Calls torchvision's operator, which computes in float32."""
+    return torchvision_ops().roi_align(feature.float(), rois, (size, size), scale, sampling, aligned).to(feature.dtype)
 
 
 def roi_align_by_gathering(
     feature: Tensor, rois: Tensor, size: int, scale: float, sampling: int, aligned: bool
 ) -> Tensor:
-    """RoIAlign as weighted sums of pixels: `embedding_bag` with the map as the table.
+    """Computes RoIAlign as weighted sums of pixels: `embedding_bag` with the map as its table.
 
-    Every cell of the result is the mean of sampling^2 bilinear samples, so a weighted sum of 4 sampling^2
-    pixels; with the channels of a pixel side by side in memory that sum is one vector operation after the
-    other. torchvision's CPU operator walks channel by channel instead: 0.42 s for 1,000 RoIs of 7x7 and
-    256 channels where this takes 0.03 s (one core, bfloat16). Coordinates are float32; only the weights
-    and the sums are rounded to the type of the map.
+    Every cell of the result is the mean of sampling^2 bilinear samples, which is a weighted sum of
+    4 sampling^2 pixels. If the channels of a pixel are contiguous in memory, that sum is a few vector
+    operations. torchvision's CPU operator loops over channels instead: it takes 0.42 s for 1,000 RoIs of 7x7
+    and 256 channels, and this takes 0.03 s (one core, bfloat16). Coordinates are float32; only the weights and
+    the sums are rounded to the dtype of the map.
 
     Args:
-        feature: (B, C, H, W); channels_last is what makes it fast.
+        feature: (B, C, H, W); it is fast only in channels_last.
         rois: float32 (R, 5), image index and xyxy in input pixels.
-        scale: pixels of the map to one of the input.
+        size: side of the result.
+        scale: map pixels per input pixel.
         sampling: samples along each side of a cell, at least 1.
-        aligned: pixel centres at half-integers (detectron2), not integers (torchvision's default).
+        aligned: pixel centres are at half-integers (detectron2), not at integers (torchvision's default).
 
     Returns:
         (R, C, size, size), channels last in memory.
@@ -86,8 +90,8 @@ def roi_align_by_gathering(
     extent = corners[:, 2:] - corners[:, :2]
     if not aligned:
         extent = extent.clamp(min=1.0)
-    x, x_weight = _samples(corners[:, 0], extent[:, 0], size, sampling, width)
-    y, y_weight = _samples(corners[:, 1], extent[:, 1], size, sampling, height)
+    x, x_weight = _bilinear_samples(corners[:, 0], extent[:, 0], size, sampling, width)
+    y, y_weight = _bilinear_samples(corners[:, 1], extent[:, 1], size, sampling, height)
     y = (y + rois[:, 0].long()[:, None, None] * height) * width
     pixels = (y[:, :, None, :, None] + x[:, None, :, None, :]).reshape(len(rois) * size**2, -1)
     weights = (y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]).reshape(pixels.shape)
@@ -96,21 +100,26 @@ def roi_align_by_gathering(
     return cells.view(len(rois), size, size, channels).permute(0, 3, 1, 2)
 
 
-def _samples(start: Tensor, extent: Tensor, size: int, sampling: int, limit: int) -> tuple[Tensor, Tensor]:
-    """The pixels along one axis that each cell's samples lie between, and their bilinear weights.
+def _bilinear_samples(start: Tensor, extent: Tensor, size: int, sampling: int, limit: int) -> tuple[Tensor, Tensor]:
+    """Returns the pixels along one axis that each cell's samples lie between, and their bilinear weights.
 
-    A sample more than one pixel outside the map counts as zero; one nearer is moved to the border.
+    A sample more than one pixel outside the map counts as zero. A nearer one is moved to the border.
+
+    Args:
+        start: float32 (R,), where each RoI begins on the axis, map pixels.
+        extent: float32 (R,), its length.
+        limit: length of the map.
 
     Returns:
         int64 and float32 (R, size, 2 * sampling).
     """
     step = torch.arange(size * sampling, device=start.device)
     cell = (extent / size)[:, None]
-    at = start[:, None] + step.div(sampling, rounding_mode="floor") * cell + (step % sampling + 0.5) * cell / sampling
-    weight = ((at >= -1) & (at <= limit)).float() / sampling
-    at = at.clamp(0, limit - 1)
-    low = at.floor()
-    fraction = at - low
+    x = start[:, None] + step.div(sampling, rounding_mode="floor") * cell + (step % sampling + 0.5) * cell / sampling
+    weight = ((x >= -1) & (x <= limit)).float() / sampling
+    x = x.clamp(0, limit - 1)
+    low = x.floor()
+    fraction = x - low
     pixels = torch.stack([low, (low + 1).clamp(max=limit - 1)], dim=-1).long()
     weights = torch.stack([(1 - fraction) * weight, fraction * weight], dim=-1)
     return pixels.view(len(start), size, -1), weights.view(len(start), size, -1)

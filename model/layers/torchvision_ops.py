@@ -1,7 +1,7 @@
-"""torchvision's operators, loaded when the first is called.
+"""Access to torchvision's operators that loads torchvision only when one is needed.
 
-Loading torchvision takes some two seconds and 150 MB. The process that starts a job builds the network to check a
-checkpoint against it, and never runs it.
+Loading torchvision takes about two seconds and 150 MB. The process that starts a job builds the network to
+check a checkpoint, but never runs it, so it should not pay for that.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from types import ModuleType
 
 
-def operators() -> ModuleType:
-    """The module `torchvision.ops`."""
+def torchvision_ops() -> ModuleType:
+    """Returns the module `torchvision.ops`."""
     from torchvision import ops
 
     return ops

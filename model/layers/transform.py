@@ -1,6 +1,6 @@
-"""Images to network input: size rule, bilinear resize, normalisation, padding.
+"""Turns images into network input: size rule, bilinear resizing, normalisation, padding.
 
-The padded shape of an image depends on that image alone, never on its neighbours in a batch.
+The padded shape of an image depends on that image only, never on other images of the batch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from model.preset import Preset
 
 
 def resized_size(height: int, width: int, preset: Preset) -> tuple[int, int]:
-    """Height and width at which the network sees an image.
+    """Returns the height and width that an image is resized to.
 
-    The shorter side becomes `min_size` unless the longer would exceed `max_size`. Fractions are cut
-    (torchvision) or rounded (mmdetection; detectron2, which scales by the shorter side and then again by the
-    longer, so that rounding errors of both decide what is half a pixel).
+    The shorter side becomes `min_size`, unless the longer side would then exceed `max_size`. torchvision rounds
+    down, mmdetection and detectron2 round to nearest. detectron2 scales twice, by the shorter side and then by
+    the longer, so the rounding errors of both steps decide about half pixels.
     """
     if preset.resize_rounding == "detectron2":
         scale = preset.min_size / min(height, width)
@@ -36,31 +36,31 @@ def resized_size(height: int, width: int, preset: Preset) -> tuple[int, int]:
 
 
 def padded_size(size: tuple[int, int], preset: Preset) -> tuple[int, int]:
-    """The resized height and width, rounded up to whole multiples of the coarsest trunk stride."""
+    """Returns a resized height and width, each rounded up to a multiple of `pad_multiple`."""
     step = preset.pad_multiple
     return math.ceil(size[0] / step) * step, math.ceil(size[1] / step) * step
 
 
 def shrink(image: Tensor, preset: Preset) -> Tensor:
-    """An image no larger than the network wants it; smaller ones as they are.
+    """Reduces an image to the size that the network wants, and leaves smaller images unchanged.
 
-    Lets the reader of an image send on fewer pixels. Enlarging is left to the network's side.
+    The decoding stage calls this to pass on fewer pixels. `to_input` enlarges small images later.
 
     Args:
         image: uint8 (H, W, 3).
 
     Returns:
-        uint8 (h, w, 3): of `resized_size`, in whole grey levels, or the image itself.
+        uint8 (h, w, 3) of `resized_size`, rounded to whole grey levels, or the image itself.
     """
     height, width = image.shape[:2]
     size = resized_size(height, width, preset)
     if size[0] * size[1] >= height * width:
         return image
-    return resized(image, size, preset)
+    return resize_uint8(image, size, preset)
 
 
-def resized(image: Tensor, size: tuple[int, int], preset: Preset) -> Tensor:
-    """An image resized in whole grey levels, uint8 (h, w, 3): by Pillow if the preset says so, else bilinear."""
+def resize_uint8(image: Tensor, size: tuple[int, int], preset: Preset) -> Tensor:
+    """Resizes an image to uint8 (h, w, 3), by Pillow if the preset says so, else bilinearly."""
     if preset.resize == "pillow":
         return torch.from_numpy(
             np.array(Image.fromarray(image.cpu().numpy()).resize(size[::-1], Image.Resampling.BILINEAR))
@@ -75,24 +75,25 @@ def to_input(
     device: torch.device,
     exact: bool = True,
 ) -> Tensor:
-    """One batch for the network.
+    """Makes one batch for the network: normalises, resizes and pads.
+
+    Images are normalised before they are resized, unless the preset resizes in whole grey levels.
 
     Args:
-        images: uint8 (h, w, 3) RGB, any sizes whose `padded_size` is the same.
-        sizes: the resized height and width of each.
-        exact: normalise every pixel before resizing, as torchvision does, also those that a smaller image
-            does not need. Otherwise it is the same up to rounding, and a large image costs what a small one does.
+        images: uint8 (h, w, 3) RGB; their resized sizes must have the same `padded_size`.
+        sizes: the resized (height, width) of each image.
+        exact: normalise every pixel before resizing, as torchvision does. Otherwise resize first, which is the
+            same up to rounding and reads only the pixels that the smaller image needs.
 
     Returns:
-        float32 (B, 3, H, W): normalised, then resized (before, where that is in whole grey levels), then
-        padded with zeros at the right and bottom.
+        float32 (B, 3, H, W), padded with zeros at the right and bottom.
     """
     mean = torch.tensor(preset.mean, device=device)[:, None, None]
     std = torch.tensor(preset.std, device=device)[:, None, None]
     batch = torch.zeros(len(images), 3, *padded_size(sizes[0], preset), device=device)
     for row, image, (height, width) in zip(batch, images, sizes, strict=True):
         if preset.resize != "float" and image.shape[:2] != (height, width):
-            image = resized(image, (height, width), preset)
+            image = resize_uint8(image, (height, width), preset)
         if not exact:
             image = _bilinear(image.to(device, non_blocking=True), (height, width))
         pixels = (image.to(device, non_blocking=True).permute(2, 0, 1).float() / 255 - mean) / std
@@ -103,9 +104,9 @@ def to_input(
 
 
 def _bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """An image resized to float32 (h, w, 3), as `interpolate(mode="bilinear")` up to rounding.
+    """Resizes an image to float32 (h, w, 3), equal to `interpolate(mode="bilinear")` up to rounding.
 
-    A smaller image is made of the pixels it needs, two by two of each: most of a large one is never looked at.
+    Shrinking reads only the 2x2 pixels that each result needs, so most of a large image is never read.
     """
     if image.shape[0] < size[0] or image.shape[1] < size[1]:
         return F.interpolate(image.permute(2, 0, 1)[None].float(), size, mode="bilinear")[0].permute(1, 2, 0)
@@ -119,7 +120,7 @@ def _bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _neighbours(before: int, after: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of `after` pixels the two of `before` that it lies between, and the weight of the second."""
-    at = ((torch.arange(after, device=device) + 0.5) * (before / after) - 0.5).clamp(min=0)
-    low = at.long().clamp(max=before - 1)
-    return low, (low + 1).clamp(max=before - 1), at - low
+    """Returns, for each of `after` pixels, the two of `before` that it lies between and the second one's weight."""
+    position = ((torch.arange(after, device=device) + 0.5) * (before / after) - 0.5).clamp(min=0)
+    low = position.long().clamp(max=before - 1)
+    return low, (low + 1).clamp(max=before - 1), position - low

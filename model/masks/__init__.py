@@ -1,4 +1,5 @@
-"""From 28x28 masks to COCO RLE without a full-size mask, and one instance of what several tiles saw.
+"""Masks as COCO RLE: encoding 28x28 masks without a full-size mask, and merging instances across image tiles.
 
-Everything works on the runs of a mask.
+Import the modules directly: `tile_grid` loads neither PyTorch nor Numba, `rle` loads both. The public name of the
+encoder is `model.rle`.
 """

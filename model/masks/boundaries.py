@@ -1,20 +1,25 @@
-"""Where a pasted mask crosses the threshold, column by column, in compiled code.
+"""Finds where a pasted mask crosses the threshold, column by column, in compiled code.
 
-A column of a pasted mask is linear between the rows of the 28x28 mask, so it crosses the threshold at most
-once between two of them. The crossing is computed; only the pixels beside it are evaluated, by the very
-float32 expression that PyTorch evaluates, so that the result is the same to the last pixel. Work is about
-30 times the width of a box, and nothing of image size is in memory.
+Between two rows of the 28x28 mask, a column of the pasted mask is linear, so it crosses the threshold at most
+once. The crossing is computed. Only pixels next to it are evaluated, by the float32 expression that PyTorch
+uses, so the result is equal to the last pixel. The work is about 30 steps per column of a box, and nothing of
+image size is in memory.
 
-Compiled by Numba, because the work is short loops that end early, which as whole-array operations would be
-a dozen passes over 30 values a column, most of them for nothing. Numba needs no compiler where it is
-installed, keeps floating point strict (no reordering, no contraction), and `_fma` is the processor's own. All
-of it is one file: what Numba keeps on disk is made anew when the file of a function changes, not those it calls.
+Numba compiles this file, because the work is short loops with early exits; as whole-array operations it would
+be a dozen passes over 30 values per column, most of them unnecessary. Numba needs no C compiler where it runs,
+and it keeps floating point strict (no reordering, no contraction). `_fma` is the processor's instruction.
+
+Named tuples here hold scalars only. A tuple that holds arrays makes Numba count references at each access, which
+made this code three times slower.
+
+The file is longer than 250 lines because Numba's disk cache only notices changes in the file of the cached
+function, not in files whose functions it calls. All compiled code therefore has to be here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -30,17 +35,48 @@ SMALL = 128  # PyTorch's limit for PRODUCTS (aten/src/ATen/native/cpu/UpSampleKe
 HALF, ONE, TWO, ZERO = np.float32(0.5), np.float32(1), np.float32(2), np.float32(0)
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Numba's `njit`, with the machine code kept on disk where there is a place for it."""
+# For each pixel on an axis of the image: the two mask values it lies between (int64), and their float32 weights.
+Axis = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+LEFT, RIGHT, OFFSET = 0, 1, 2  # rows of a column's values: the mask columns on both sides, interpolation - threshold
+
+
+class Rule(NamedTuple):
+    """How a mask is compared with the threshold."""
+
+    threshold: np.float32
+    inclusive: bool  # whether the threshold itself is inside
+    order: int  # NESTED, PRODUCTS or CORNERS
+    fused: bool  # whether PyTorch rounds a * b + c once
+    tolerance: np.float32  # an interpolated value this close to the threshold may round to either side
+    every_pixel: bool  # evaluate every pixel instead of computing crossings
+
+
+class Segment(NamedTuple):
+    """A run of image rows start..end-1 that lie between the mask rows `first` and `last`."""
+
+    start: int
+    end: int
+    first: int
+    last: int
+
+
+def _compiled(function: Callable[..., Any], forceinline: bool = False) -> Any:
+    """Compiles a function with Numba, and caches the machine code on disk if a folder is writable."""
     try:
-        return numba.njit(function, cache=True, nogil=True, error_model="numpy")
+        return numba.njit(function, cache=True, nogil=True, error_model="numpy", forceinline=forceinline)
     except RuntimeError:  # neither the package's folder nor the user's can be written
-        return numba.njit(function, nogil=True, error_model="numpy")
+        return numba.njit(function, nogil=True, error_model="numpy", forceinline=forceinline)
+
+
+def _inlined(function: Callable[..., Any]) -> Any:
+    """Compiles a function into its callers: for work on single pixels, which costs less than a call."""
+    return _compiled(function, forceinline=True)
 
 
 @intrinsic
 def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c of float32, rounded once."""
+    """Computes a * b + c of float32, rounded once."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.fma(*arguments)
@@ -48,14 +84,20 @@ def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
     return types.float32(types.float32, types.float32, types.float32), generate
 
 
-@_compiled
+@_inlined
 def _mul_add(a, b, c, fused):  # type: ignore[no-untyped-def]
     return _fma(a, b, c) if fused else a * b + c
 
 
-@_compiled
-def _sample(tl, tr, bl, br, x0, x1, y0, y1, order, fused):  # type: ignore[no-untyped-def]
-    """A bilinear sample of four corners (top left, ...) with weights along x and y, as PyTorch rounds it."""
+@_inlined
+def _sample(corners, weights, order, fused):  # type: ignore[no-untyped-def]
+    """Returns a bilinear sample, rounded as PyTorch rounds it.
+
+    Args:
+        corners: four float32: top left, top right, bottom left, bottom right.
+        weights: four float32: left, right, top, bottom.
+    """
+    (tl, tr, bl, br), (x0, x1, y0, y1) = corners, weights
     if order == NESTED:
         top = _mul_add(tl, x0, tr * x1, fused)
         bottom = _mul_add(bl, x0, br * x1, fused)
@@ -69,223 +111,266 @@ def _sample(tl, tr, bl, br, x0, x1, y0, y1, order, fused):  # type: ignore[no-un
 
 
 @_compiled
-def interpolated_axis(first, last, origin, length, side, fused):  # type: ignore[no-untyped-def]
-    """Where the pixels first..last-1 of an image fall on an axis of `side` values resized to `length` at `origin`.
+def interpolate_axis(first, last, origin, length, side, fused):  # type: ignore[no-untyped-def]
+    """Returns the `Axis` of pixels first..last-1 as `interpolate(mode="bilinear", align_corners=False)` has it.
 
-    Returns:
-        For each pixel the two values it lies between (int64) and their weights (float32), as
-        `interpolate(mode="bilinear", align_corners=False)` has them.
+    Args:
+        origin: the pixel at which the resized mask begins.
+        length: pixels that the mask is resized to.
+        side: values of the mask.
     """
-    low, high, w0, w1 = _tables(last - first)
+    low, high, w0, w1 = _empty_axis(last - first)
     scale = np.float32(side) / np.float32(length)
     for i in range(last - first):
-        at = max(_mul_add(scale, np.float32(first + i - origin) + HALF, -HALF, fused), ZERO)
-        low[i] = min(np.int64(np.floor(at)), side - 1)
+        position = max(_mul_add(scale, np.float32(first + i - origin) + HALF, -HALF, fused), ZERO)
+        low[i] = min(np.int64(np.floor(position)), side - 1)
         high[i] = min(low[i] + 1, side - 1)
-        w1[i] = min(max(at - np.float32(low[i]), ZERO), ONE)
+        w1[i] = min(max(position - np.float32(low[i]), ZERO), ONE)
         w0[i] = ONE - w1[i]
     return low, high, w0, w1
 
 
 @_compiled
-def sampled_axis(first, last, start, end, side, fused):  # type: ignore[no-untyped-def]
-    """The same for a mask of `side` - 2 values, fenced by zeros, stretched over start..end by `grid_sample`."""
-    low, high, w0, w1 = _tables(last - first)
+def grid_sample_axis(first, last, start, end, side, fused):  # type: ignore[no-untyped-def]
+    """Returns the `Axis` of pixels first..last-1 as `grid_sample` has it.
+
+    Args:
+        start: where the box begins on the axis, float32 pixels.
+        end: where it ends.
+        side: values of the mask, the border of zeros included.
+    """
+    low, high, w0, w1 = _empty_axis(last - first)
     half = np.float32(side - 2) / TWO
     for i in range(last - first):
-        at = (np.float32(first + i) + HALF - start) / (end - start) * TWO - ONE  # -1..1 inside the box
-        at = _mul_add(at + ONE, half, -HALF, fused)
-        floor = np.floor(at)
-        w1[i] = at - floor
+        position = (np.float32(first + i) + HALF - start) / (end - start) * TWO - ONE  # -1..1 inside the box
+        position = _mul_add(position + ONE, half, -HALF, fused)
+        floor = np.floor(position)
+        w1[i] = position - floor
         w0[i] = ONE - w1[i]
         inside = floor >= -ONE and floor <= np.float32(side - 3)
-        low[i] = np.int64(floor) + 1 if inside else 0  # beyond the fence both are zero
+        low[i] = np.int64(floor) + 1 if inside else 0  # outside the border, both values are zero
         high[i] = low[i] + 1 if inside else 0
     return low, high, w0, w1
 
 
 @_compiled
-def _tables(count):  # type: ignore[no-untyped-def]
+def _empty_axis(count):  # type: ignore[no-untyped-def]
     low, high = np.empty(count, np.int64), np.empty(count, np.int64)
     return low, high, np.empty(count, np.float32), np.empty(count, np.float32)
 
 
 @_compiled
-def crossings(columns, x, y, left, top, height, threshold, inclusive, order, fused):  # type: ignore[no-untyped-def]
-    """The edges of a pasted mask, in COCO's order of pixels.
+def mask_boundaries(columns, x, y, place, threshold, comparison):  # type: ignore[no-untyped-def]
+    """Returns the boundaries of a pasted mask, in COCO's order of pixels.
+
+    A boundary at an even index begins ones, and one at an odd index ends them. So a column is inside the mask while
+    the count is odd.
 
     Args:
-        columns: float32 (side, side), the fenced mask transposed: `columns[x, y]`.
-        x: tables of the image's columns from `left` on, by `interpolated_axis` or `sampled_axis`.
-        y: tables of its rows from `top` on.
-        height: of the image.
-        inclusive: whether the threshold itself is inside.
+        columns: float32 (side, side), the mask with its border of zeros, transposed: `columns[x, y]`.
+        x: the `Axis` of the image's columns from `left` on.
+        y: the `Axis` of the image's rows from `top` on.
+        place: (left, top, height of the image), pixels.
+        threshold: float32.
+        comparison: (whether the threshold itself is inside, order of sums, whether a * b + c is rounded once).
 
     Returns:
-        int64: the pixel (column * height + row) at which ones begin, zeros begin, ones begin, ...
+        int64: the pixels (column * height + row) at which ones begin, zeros begin, ones begin, ...
     """
-    (x_low, x_high, x0, x1), (y_low, y_high, y0, y1) = x, y
-    rows = len(y_low)
-    # A computed crossing is trusted where its value is further from the threshold than rounding reaches.
-    doubt = np.float32(2e-6) * max(np.abs(columns).max(), threshold)
-    starts = _segments(y_low, y_high)
-    segments = len(starts) - 1
-    first, last = y_low[starts[:-1]], y_high[starts[:-1]]
-    direct = order == PRODUCTS or rows < 4 * len(starts)
-    edges = np.empty(256, np.int64)
-    count = 0
-    knots = np.empty(columns.shape[1], np.float32)
-    pace = np.zeros(segments, np.float32)  # rows from a segment's first value to its last, as far as they are even
-    for s in range(segments):
-        span = y1[starts[s + 1] - 1] - y1[starts[s]]
-        pace[s] = np.float32(starts[s + 1] - 1 - starts[s]) / span if span > ZERO else ZERO
-    sides = np.zeros(segments, np.int8)  # of the threshold, certainly: 1 above, -1 below; 0 crossing or in doubt
+    (x_low, x_high, x0, x1), (y_low, y_high, y0, y1), (left, top, height) = x, y, place
+    rows, segments, weights = len(y_low), _segments(y_low, y_high), _pair(y0, y1)
+    rows_per_weight, sides = _rows_per_weight(segments, y1), np.zeros(len(segments), np.int8)
+    tolerance, (inclusive, order, fused) = np.float32(2e-6) * max(np.abs(columns).max(), threshold), comparison
+    every_pixel = order == PRODUCTS or rows < 4 * (len(segments) + 1)
+    rule = Rule(threshold, inclusive, order, fused, tolerance, every_pixel)
+    column = np.empty((3, columns.shape[1]), np.float32)
+    boundaries, count = np.empty(256, np.int64), 0
     for i in range(len(x_low)):
-        a, b = columns[x_low[i]], columns[x_high[i]]
-        if count + rows + 2 > len(edges):
-            longer = np.empty(2 * len(edges) + rows + 2, np.int64)
-            longer[:count] = edges[:count]
-            edges = longer
-        base = (left + i) * height + top
-        inside = np.int8(-1)
-        if not direct:
-            for k in range(len(knots)):
-                knots[k] = a[k] * x0[i] + b[k] * x1[i] - threshold
-            for s in range(segments):  # without a branch, so that the processor does many at once
-                above, below = knots[first[s]], knots[last[s]]
-                sides[s] = np.int8(min(above, below) > doubt) - np.int8(max(above, below) < -doubt)
-        for s in range(segments):
-            if sides[s] == inside:
+        boundaries, base = _with_room(boundaries, count, rows + 2), (left + i) * height + top
+        _fill_column(column, columns[x_low[i]], columns[x_high[i]], x0[i], x1[i], rule.threshold)
+        if not every_pixel:
+            _classify_segments(sides, column, segments, tolerance)
+        for s in range(len(segments)):
+            if sides[s] == (1 if count & 1 else -1):
                 continue
-            row, end, lo, hi = starts[s], starts[s + 1], first[s], last[s]
-            if not direct and not sides[s]:
-                turn = _turn(knots[lo], knots[hi], doubt, row, end, y0, y1, pace[s])
-                if turn >= 0:
-                    for here, at, until in ((knots[lo] > ZERO, row, turn), (knots[hi] > ZERO, turn, end)):
-                        if at < until and here != (inside > 0):
-                            count = _edge(edges, count, base + at, here)
-                            inside = np.int8(1) if here else np.int8(-1)
+            segment = Segment(segments[s, 0], segments[s, 1], segments[s, 2], segments[s, 3])
+            row, end = segment.start, segment.end
+            if not every_pixel and not sides[s]:
+                crossing = _crossing_row(column, weights, segment, rows_per_weight[s], tolerance)
+                if crossing >= 0:
+                    starts_inside = column[OFFSET, segment.first] > ZERO
+                    if row < crossing and starts_inside != (count & 1 == 1):
+                        count = _add_boundary(boundaries, count, base + row)
+                    if crossing < end and starts_inside == (count & 1 == 1):
+                        count = _add_boundary(boundaries, count, base + crossing)
                     continue
             while row < end:
-                stop, here = row + 1, sides[s]
-                if here:
-                    stop = end
+                if sides[s]:
+                    stop, above = end, sides[s] > 0
                 else:
-                    if not direct:
-                        stop = _certain(knots[lo], knots[hi], doubt, row, end, y0, y1)
-                    if stop > row + 1:
-                        above = knots[lo] * y0[row] + knots[hi] * y1[row] > ZERO
-                    else:
-                        value = _sample(a[lo], b[lo], a[hi], b[hi], x0[i], x1[i], y0[row], y1[row], order, fused)
-                        above = value > threshold or (inclusive and value == threshold)
-                    here = np.int8(1) if above else np.int8(-1)
-                if here != inside:
-                    count = _edge(edges, count, base + row, here > 0)
-                    inside = here
+                    stop, above = _next_run(column, weights, (x0[i], x1[i]), segment, row, rule)
+                if above != (count & 1 == 1):
+                    count = _add_boundary(boundaries, count, base + row)
                 row = stop
-        if inside > 0:
-            count = _edge(edges, count, base + rows, False)
-    return edges[:count]
-
-
-@_compiled
-def sampled(columns, x, y, order, fused):  # type: ignore[no-untyped-def]
-    """Every value of a pasted mask, float32 (rows, columns): what `crossings` does without."""
-    (x_low, x_high, x0, x1), (y_low, y_high, y0, y1) = x, y
-    values = np.empty((len(y_low), len(x_low)), np.float32)
-    for i in range(len(x_low)):
-        a, b = columns[x_low[i]], columns[x_high[i]]
-        for row in range(len(y_low)):
-            lo, hi = y_low[row], y_high[row]
-            values[row, i] = _sample(a[lo], b[lo], a[hi], b[hi], x0[i], x1[i], y0[row], y1[row], order, fused)
-    return values
+        if count & 1:
+            count = _add_boundary(boundaries, count, base + rows)
+    return boundaries[:count]
 
 
 @_compiled
 def _segments(low, high):  # type: ignore[no-untyped-def]
-    """The first row of each run of rows that lie between the same two values, and one past the last."""
-    starts, count = np.empty(len(low) + 1, np.int64), 0
+    """Returns the fields of each `Segment` of the rows, int64 (S, 4)."""
+    segments, count = np.empty((len(low), 4), np.int64), 0
     for row in range(len(low)):
         if row == 0 or low[row] != low[row - 1] or high[row] != high[row - 1]:
-            starts[count] = row
+            segments[count, 0], segments[count, 2], segments[count, 3] = row, low[row], high[row]
             count += 1
-    starts[count] = len(low)
-    return starts[: count + 1]
+        segments[count - 1, 1] = row + 1
+    return segments[:count]
 
 
 @_compiled
-def _turn(above, below, doubt, row, end, y0, y1, pace):  # type: ignore[no-untyped-def]
-    """The first row of a segment that is on the side of its last value, where that is certain; else -1.
+def _pair(first, second):  # type: ignore[no-untyped-def]
+    pair = np.empty((2, len(first)), np.float32)
+    pair[0], pair[1] = first, second
+    return pair
 
-    Args:
-        above: the segment's first value less the threshold.
-        below: its last, on the other side.
-        pace: rows from one value to the other, about: the guess it leads to is checked.
-    """
-    if not min(abs(above), abs(below)) > doubt or (above > ZERO) == (below > ZERO):
+
+@_compiled
+def _rows_per_weight(segments, last_weight):  # type: ignore[no-untyped-def]
+    """Returns, for each segment, the image rows from one mask row to the next, about: float32 (S,)."""
+    result = np.zeros(len(segments), np.float32)
+    for s in range(len(segments)):
+        start, end = segments[s, 0], segments[s, 1]
+        span = last_weight[end - 1] - last_weight[start]
+        result[s] = np.float32(end - 1 - start) / span if span > ZERO else ZERO
+    return result
+
+
+@_compiled
+def _with_room(boundaries, count, more):  # type: ignore[no-untyped-def]
+    """Returns the array, or a longer copy if it has no room for `more` boundaries."""
+    if count + more <= len(boundaries):
+        return boundaries
+    longer = np.empty(2 * len(boundaries) + more, np.int64)
+    longer[:count] = boundaries[:count]
+    return longer
+
+
+@_compiled
+def _fill_column(column, left, right, x0, x1, threshold):  # type: ignore[no-untyped-def]
+    """Writes the values of one image column: the mask columns on both sides, and their interpolation's offset."""
+    for k in range(len(left)):
+        column[LEFT, k], column[RIGHT, k] = left[k], right[k]
+        column[OFFSET, k] = left[k] * x0 + right[k] * x1 - threshold
+
+
+@_compiled
+def _classify_segments(sides, column, segments, tolerance):  # type: ignore[no-untyped-def]
+    """Writes 1 for each segment that is certainly above the threshold, -1 for those below, 0 for the others."""
+    for s in range(len(sides)):  # without a branch, so that the processor handles many at once
+        above, below = column[OFFSET, segments[s, 2]], column[OFFSET, segments[s, 3]]
+        sides[s] = np.int8(min(above, below) > tolerance) - np.int8(max(above, below) < -tolerance)
+
+
+@_inlined
+def _next_run(column, weights, x_weights, segment, row, rule):  # type: ignore[no-untyped-def]
+    """Returns the end of the run that begins at `row`, and whether the run is inside the mask."""
+    y0, y1 = weights[0, row], weights[1, row]
+    if not rule.every_pixel:
+        stop = _certain_until(column, weights, segment, row, rule.tolerance)
+        if stop > row + 1:
+            return stop, column[OFFSET, segment.first] * y0 + column[OFFSET, segment.last] * y1 > ZERO
+    lo, hi = segment.first, segment.last
+    corners = column[LEFT, lo], column[RIGHT, lo], column[LEFT, hi], column[RIGHT, hi]
+    value = _sample(corners, (x_weights[0], x_weights[1], y0, y1), rule.order, rule.fused)
+    return row + 1, value > rule.threshold or (rule.inclusive and value == rule.threshold)
+
+
+@_inlined
+def _crossing_row(column, weights, segment, rows_per_weight, tolerance):  # type: ignore[no-untyped-def]
+    """Returns the first row of a segment beyond its crossing, or -1 if there is none or rounding could move it."""
+    above, below = column[OFFSET, segment.first], column[OFFSET, segment.last]
+    if not min(abs(above), abs(below)) > tolerance or (above > ZERO) == (below > ZERO):
         return -1
-    steps = (above / (above - below) - y1[row]) * pace
-    turn = row if steps < ZERO else min(row + np.int64(min(steps, np.float32(end))) + 1, end)
-    if turn > row:
-        before = above * y0[turn - 1] + below * y1[turn - 1]
-        if not abs(before) > doubt or (before > ZERO) != (above > ZERO):
+    # A guess that assumes evenly spaced rows. The rows on both sides of it are checked.
+    row, end = segment.start, segment.end
+    steps = (above / (above - below) - weights[1, row]) * rows_per_weight
+    crossing = row if steps < ZERO else min(row + np.int64(min(steps, np.float32(end))) + 1, end)
+    if crossing > row:
+        before = above * weights[0, crossing - 1] + below * weights[1, crossing - 1]
+        if not abs(before) > tolerance or (before > ZERO) != (above > ZERO):
             return -1
-    if turn < end:
-        after = above * y0[turn] + below * y1[turn]
-        if not abs(after) > doubt or (after > ZERO) != (below > ZERO):
+    if crossing < end:
+        after = above * weights[0, crossing] + below * weights[1, crossing]
+        if not abs(after) > tolerance or (after > ZERO) != (below > ZERO):
             return -1
-    return turn
+    return crossing
 
 
-@_compiled
-def _certain(above, below, doubt, row, end, y0, y1):  # type: ignore[no-untyped-def]
-    """The first row after `row` that is not certainly on the same side of the threshold, within a segment.
-
-    Args:
-        above: the segment's first value less the threshold.
-        below: its last.
-    """
-    now = above * y0[row] + below * y1[row]
-    if not abs(now) > doubt:  # NaN, of a box without extent, is in doubt too
+@_inlined
+def _certain_until(column, weights, segment, row, tolerance):  # type: ignore[no-untyped-def]
+    """Returns the first row of a segment after `row` that is not certainly on the same side of the threshold."""
+    end, above, below = segment.end, column[OFFSET, segment.first], column[OFFSET, segment.last]
+    now = above * weights[0, row] + below * weights[1, row]
+    if not abs(now) > tolerance:  # also NaN, from a box without extent
         return row + 1
-    last = above * y0[end - 1] + below * y1[end - 1]
+    last = above * weights[0, end - 1] + below * weights[1, end - 1]
     positive = now > ZERO
-    if abs(last) > doubt and (last > ZERO) == positive:
+    if abs(last) > tolerance and (last > ZERO) == positive:
         return end
-    # The crossing, from the weight at which the line is zero; rows are evenly spaced in that weight.
+    # The crossing, from the weight at which the line is zero. Rows are evenly spaced in that weight.
     crossing = above / (above - below)
-    span = y1[end - 1] - y1[row]
-    steps = np.float32(end - 1 - row) * (crossing - y1[row]) / span if span > ZERO else ZERO
+    span = weights[1, end - 1] - weights[1, row]
+    steps = np.float32(end - 1 - row) * (crossing - weights[1, row]) / span if span > ZERO else ZERO
     stop = min(max(row + 1 + np.int64(max(min(steps, np.float32(end)), ZERO)), row + 1), end)
-    while stop > row + 1:  # back to where there is no doubt; a step or two
-        value = above * y0[stop - 1] + below * y1[stop - 1]
-        if abs(value) > doubt and (value > ZERO) == positive:
+    while stop > row + 1:  # go back to a certain row: a step or two
+        value = above * weights[0, stop - 1] + below * weights[1, stop - 1]
+        if abs(value) > tolerance and (value > ZERO) == positive:
             break
         stop -= 1
     return stop
 
 
-@_compiled
-def _edge(edges, count, pixel, begins):  # type: ignore[no-untyped-def]
-    """Adds an edge; ones that begin where the last ones ended (at the top of the next column) go on."""
-    if begins and count and edges[count - 1] == pixel:
+@_inlined
+def _add_boundary(boundaries, count, pixel):  # type: ignore[no-untyped-def]
+    """Adds a boundary and returns the new count; ones that begin where the last ones ended continue them."""
+    if count and not count & 1 and boundaries[count - 1] == pixel:
         return count - 1
-    edges[count] = pixel
+    boundaries[count] = pixel
     return count + 1
 
 
 @_compiled
-def packed(edges, pixels, out, at):  # type: ignore[no-untyped-def]
-    """Writes edges as COCO's compressed `counts` to `out` from `at` on; see `model.rle` for the format.
+def pasted_values(columns, x, y, arithmetic):  # type: ignore[no-untyped-def]
+    """Returns every value of a pasted mask, float32 (rows, columns): what `mask_boundaries` avoids."""
+    (x_low, x_high, x0, x1), (y_low, y_high, y0, y1), (order, fused) = x, y, arithmetic
+    values = np.empty((len(y_low), len(x_low)), np.float32)
+    for i in range(len(x_low)):
+        a, b = columns[x_low[i]], columns[x_high[i]]
+        for row in range(len(y_low)):
+            lo, hi = y_low[row], y_high[row]
+            weights = x0[i], x1[i], y0[row], y1[row]
+            values[row, i] = _sample((a[lo], b[lo], a[hi], b[hi]), weights, order, fused)
+    return values
+
+
+@_compiled
+def write_counts(boundaries, pixels, out):  # type: ignore[no-untyped-def]
+    """Writes boundaries as COCO's compressed `counts`; `model.masks.rle` describes the format.
+
+    Args:
+        pixels: number of pixels of the image.
+        out: uint8, at least `model.masks.rle.CHARACTERS_PER_RUN` for each boundary and one more run.
 
     Returns:
-        Where the next string begins, and the number of ones.
+        The length of the string, and the number of ones.
     """
-    previous, one_before, two_before, ones = 0, 0, 0, 0
-    for i in range(len(edges) + 1):
-        edge = edges[i] if i < len(edges) else pixels
-        count = edge - previous
-        if i == len(edges) and count == 0 and i > 0:
+    previous, one_before, two_before, ones, length = 0, 0, 0, 0, 0
+    for i in range(len(boundaries) + 1):
+        boundary = boundaries[i] if i < len(boundaries) else pixels
+        count = boundary - previous
+        if i == len(boundaries) and count == 0 and i > 0:
             break
         rest = count - two_before if i > 2 else count
         more = True
@@ -293,9 +378,9 @@ def packed(edges, pixels, out, at):  # type: ignore[no-untyped-def]
             group = rest & 31
             rest >>= 5
             more = rest != -1 if group & 16 else rest != 0
-            out[at] = (group | 32 if more else group) + 48
-            at += 1
+            out[length] = (group | 32 if more else group) + 48
+            length += 1
         if i & 1:
             ones += count
-        previous, two_before, one_before = edge, one_before, count
-    return at, ones
+        previous, two_before, one_before = boundary, one_before, count
+    return length, ones

@@ -1,13 +1,15 @@
-"""Boxes and 28x28 masks to COCO run-length encoding, without a full-size mask.
+"""Encodes boxes and 28x28 masks as COCO run-length encoding, without a full-size mask.
 
-COCO's RLE runs down the columns of the image, alternating zeros and ones, zeros first. Its string has for
-each run five bits a character (low ones first, then the sign), and from the fourth run on the difference
-to the run two before. `model.masks.boundaries` finds the runs; two rules say how a mask lies over its box.
+COCO's RLE follows the columns of the image and alternates runs of zeros and ones, zeros first. Its string
+stores each run in characters of five bits (low bits first, then the sign); from the fourth run on it stores
+the difference to the run two before. `model.masks.boundaries` finds the runs, and a rule of
+`model.masks.paste_rules` says how a mask lies over its box.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,12 +18,43 @@ import torch
 from torch import Tensor
 
 from model.errors import RleError
-from model.masks import boundaries
-from model.masks.paste_rules import PASTE_RULES
+from model.masks.boundaries import write_counts
+from model.masks.paste_rules import PASTE_RULES, PasteRule
 
-LIMIT = 2**30  # pixels from the image's corner: a box beyond is no box of an image
-COLUMNS_PER_THREAD = 8192  # of boxes: some milliseconds of work, beside which starting a thread is nothing
-RUN = 7  # characters of the longest run: 32 bits and a sign
+MAX_COORDINATE = 2**30  # pixels from the image's corner; no box of an image lies further away
+COLUMNS_PER_THREAD = 8192  # of boxes: some milliseconds of work, far more than starting a thread takes
+CHARACTERS_PER_RUN = 7  # of the longest run: 32 bits and a sign
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """What is the same for all masks of an image.
+
+    Attributes:
+        fused: how PyTorch rounds, see `_pytorch_rounds_once`.
+    """
+
+    rule: PasteRule
+    height: int
+    width: int
+    threshold: np.float32
+    fused: bool | None
+
+    def encode(self, masks: np.ndarray, placed_boxes: list[Any]) -> list[tuple[str, int]]:
+        """Returns counts and area of each mask, float32 (N, S, S) with a border of zeros."""
+        out, result = np.empty(0, np.uint8), []
+        for mask, box in zip(masks, placed_boxes, strict=True):
+            boundaries = self._boundaries(mask, box)
+            if len(out) < (len(boundaries) + 1) * CHARACTERS_PER_RUN:
+                out = np.empty(2 * (len(boundaries) + 1) * CHARACTERS_PER_RUN, np.uint8)
+            length, area = write_counts(boundaries, self.height * self.width, out)
+            result.append((out[:length].tobytes().decode(), int(area)))
+        return result
+
+    def _boundaries(self, mask: np.ndarray, box: Any) -> np.ndarray:
+        if self.fused is None:
+            return self.rule.boundaries_with_pytorch(mask, box, self.height, self.width, self.threshold)
+        return self.rule.boundaries(mask.T, box, self.height, self.width, self.threshold, self.fused)
 
 
 def encode(
@@ -32,21 +65,21 @@ def encode(
     threshold: float = 0.5,
     paste: str = "torchvision",
 ) -> list[str]:
-    """COCO compressed `counts` of each mask; `size` is [height, width].
+    """Returns the COCO compressed `counts` of each mask; their `size` is [height, width].
 
-    Byte for byte the strings that pasting with PyTorch on a CPU and `pycocotools.mask.encode` give.
+    The strings equal, byte for byte, those of pasting with PyTorch on a CPU and `pycocotools.mask.encode`.
 
     Args:
-        masks: (N, M, M), probabilities over the box; float32, other types are converted.
-        boxes: (N, 4) xyxy, pixels of the image; likewise.
-        height: pixels.
-        width: pixels.
+        masks: (N, M, M), probabilities over the box; converted to float32.
+        boxes: (N, 4) xyxy, pixels of the image; converted to float32.
+        height: of the image, pixels.
+        width: of the image, pixels.
         threshold: 0..1.
-        paste: "torchvision": its `paste_masks_in_image` and `> threshold`; "detectron2": pixel centres in
-            the exact box and `>= threshold`.
+        paste: "torchvision" is its `paste_masks_in_image` and `> threshold`; "detectron2" samples at pixel
+            centres in the exact box and uses `>= threshold`.
 
     Raises:
-        RleError: NaN or infinity in masks or boxes, or arguments that do not fit together.
+        RleError: masks or boxes hold NaN or infinity, or the arguments do not fit together.
     """
     return [counts for counts, _ in _encoded(masks, boxes, height, width, threshold, paste)]
 
@@ -59,7 +92,7 @@ def encode_with_area(
     threshold: float = 0.5,
     paste: str = "torchvision",
 ) -> tuple[list[str], list[int]]:
-    """As `encode`, with the pixels of each mask (the sum of its runs of ones)."""
+    """Returns the same as `encode`, and the number of pixels of each mask."""
     encoded = _encoded(masks, boxes, height, width, threshold, paste)
     return [counts for counts, _ in encoded], [area for _, area in encoded]
 
@@ -67,81 +100,55 @@ def encode_with_area(
 def _encoded(
     masks: Tensor | np.ndarray, boxes: Tensor | np.ndarray, height: int, width: int, threshold: float, paste: str
 ) -> list[tuple[str, int]]:
-    """Counts and area of each mask; masks of large images on as many threads as PyTorch has."""
-    fenced, corners = _checked(masks, boxes, height, width, threshold, paste)
-    placed = list(PASTE_RULES[paste].placed(corners, fenced.shape[1]))
-    fused, limit = _fused(paste), np.float32(threshold)
-    columns = float(np.maximum(corners[:, 2] - corners[:, 0], 0).sum())
-    threads = max(1, min(torch.get_num_threads(), int(columns // COLUMNS_PER_THREAD)))
-
-    def some(start: int) -> list[tuple[str, int]]:
-        chosen = slice(start, None, threads)
-        return _strings(fenced[chosen], placed[chosen], height, width, limit, paste, fused)
-
-    if threads == 1:
-        return some(0)
-    with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(some, range(threads)))
-    return [parts[i % threads][i // threads] for i in range(len(placed))]
-
-
-def _strings(
-    fenced: np.ndarray,
-    placed: list[Any],
-    height: int,
-    width: int,
-    limit: np.float32,
-    paste: str,
-    fused: bool | None,
-) -> list[tuple[str, int]]:
-    rule, out, result = PASTE_RULES[paste], np.empty(0, np.uint8), []
-    for mask, box in zip(fenced, placed, strict=True):
-        if fused is None:
-            edges = rule.pasted_edges(mask, box, height, width, limit)
-        else:
-            edges = rule.edges(mask.T, box, height, width, limit, fused)
-        if len(out) < (len(edges) + 1) * RUN:
-            out = np.empty(2 * (len(edges) + 1) * RUN, np.uint8)
-        end, area = boundaries.packed(edges, height * width, out, 0)
-        result.append((out[:end].tobytes().decode(), int(area)))
-    return result
-
-
-def _checked(
-    masks: Tensor | np.ndarray, boxes: Tensor | np.ndarray, height: int, width: int, threshold: float, paste: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Masks float32 (N, M+2, M+2) with a fence of zeros, and boxes float32 (N, 4)."""
+    """Returns counts and area of each mask; uses up to as many threads as PyTorch for large images."""
     masks, boxes = _float32(masks), _float32(boxes)
+    _check(masks, boxes, height, width, threshold, paste)
+    bordered = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
+    placed = list(PASTE_RULES[paste].place(boxes, bordered.shape[1]))
+    encoder = _Encoder(PASTE_RULES[paste], height, width, np.float32(threshold), _pytorch_rounds_once(paste))
+    columns = float(np.maximum(boxes[:, 2] - boxes[:, 0], 0).sum())
+    threads = max(1, min(torch.get_num_threads(), int(columns // COLUMNS_PER_THREAD)))
+    if threads == 1:
+        return encoder.encode(bordered, placed)
+    with ThreadPoolExecutor(threads) as pool:
+        every = [slice(start, None, threads) for start in range(threads)]
+        results = list(pool.map(lambda chosen: encoder.encode(bordered[chosen], placed[chosen]), every))
+    return [results[i % threads][i // threads] for i in range(len(placed))]
+
+
+def _check(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float, paste: str) -> None:
+    """Raises `RleError` if the arguments of `encode` do not fit together."""
     if masks.ndim != 3 or boxes.shape != (len(masks), 4) or masks.shape[1] != masks.shape[2] or not masks.shape[1]:
         raise RleError(f"masks {masks.shape} and boxes {boxes.shape} are not (N, M, M), M at least 1, and (N, 4)")
     if not np.isfinite(masks).all() or not np.isfinite(boxes).all():
         raise RleError("masks or boxes hold NaN or infinity")
     if height < 1 or width < 1 or height * width >= 2**32:
-        raise RleError(f"an image of {height}x{width} has no RLE: it needs pixels, and less than 2^32 of them")
-    if (farthest := np.abs(boxes).max(initial=0)) > LIMIT:
+        raise RleError(f"an image of {height}x{width} has no RLE: it needs 1 to 2^32 - 1 pixels")
+    if (farthest := np.abs(boxes).max(initial=0)) > MAX_COORDINATE:
         raise RleError(f"boxes {farthest} pixels from the image's corner have no RLE: at most 2^30")
-    if not 0 <= threshold <= 1 or paste not in PASTE_RULES:
-        raise RleError(f"threshold {threshold} is not in 0..1, or paste {paste!r} not of {', '.join(PASTE_RULES)}")
-    return np.pad(masks, ((0, 0), (1, 1), (1, 1))), boxes
+    if not 0 <= threshold <= 1:
+        raise RleError(f"threshold {threshold} is not in 0..1")
+    if paste not in PASTE_RULES:
+        raise RleError(f"unknown paste rule {paste!r}; known: {', '.join(PASTE_RULES)}")
 
 
 def _float32(values: Tensor | np.ndarray) -> np.ndarray:
-    """As an array; a tensor may be of a type that NumPy does not have."""
+    """Returns a float32 array; a tensor may have a dtype that NumPy lacks."""
     return values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float32)
 
 
 @cache
-def _fused(paste: str) -> bool | None:
-    """Whether this build of PyTorch rounds a * b + c once, as processors with FMA do; None if it does neither.
+def _pytorch_rounds_once(paste: str) -> bool | None:
+    """Returns whether this build of PyTorch rounds a * b + c once (FMA) or twice; None if neither fits.
 
-    Asked of PyTorch itself: the pasted values of a few masks must be the compiled ones to the last bit.
-    Where they are not, masks are pasted by PyTorch inside their box, which is slower.
+    PyTorch itself is asked: compiled code must paste a few masks to the same bits. If it cannot, masks are
+    pasted by PyTorch inside their boxes, which is slower.
     """
     rule, generator = PASTE_RULES[paste], torch.Generator().manual_seed(0)
     mask = np.pad(torch.rand(28, 28, generator=generator).numpy(), 1)
     boxes = np.array([[3.3, 2.1, 40.7, 61.2], [0.4, 5.2, 190.9, 77.7], [7.7, 1.5, 9.1, 180.3]], np.float32)
-    placed = list(rule.placed(boxes, 30))
+    expected = [(box, rule.paste_with_pytorch(mask, box, 200, 200)) for box in rule.place(boxes, 30)]
     for fused in (True, False):
-        if all(np.array_equal(rule.values(mask.T, b, 200, 200, fused), rule.pasted(mask, b, 200, 200)) for b in placed):
+        if all(np.array_equal(rule.paste(mask.T, box, 200, 200, fused), values) for box, values in expected):
             return fused
     return None

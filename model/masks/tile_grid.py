@@ -1,4 +1,4 @@
-"""Where the tiles of a very large image lie. Needs no PyTorch."""
+"""Places the tiles of a very large image. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; pixels, the last two exclusive
-Crop = Callable[[Box], np.ndarray]  # uint8 (h, w, 3) of a part of an image
+Crop = Callable[[Box], np.ndarray]  # reads a part of an image, uint8 (h, w, 3)
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of `size` pixels a side that overlap by at least `overlap`.
+    """Tiles of `size` pixels a side that overlap by at least `overlap` pixels.
 
-    An object that is no larger than the overlap is whole in some tile.
+    An object no larger than the overlap is whole in at least one tile.
     """
 
     size: int
@@ -26,11 +26,14 @@ class Tiling:
             raise ValueError(f"an overlap of {self.overlap} pixels does not fit tiles of {self.size}")
 
     def needed(self, height: int, width: int) -> bool:
-        """Whether an image is larger than one tile."""
+        """Returns whether an image is larger than one tile."""
         return max(height, width) > self.size
 
     def grid(self, height: int, width: int) -> list[Box]:
-        """The tiles of an image, row by row; the last of a row or column is moved inward, so all are full."""
+        """Returns the tiles of an image, row by row.
+
+        The last tile of a row or column moves inward, so that every tile has its full size.
+        """
         return [
             (x, y, min(x + self.size, width), min(y + self.size, height))
             for y in self._starts(height)

@@ -1,4 +1,4 @@
-"""What the network finds in the tiles of a very large image."""
+"""Runs the network on the tiles of a very large image."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ Predict = Callable[[Sequence[np.ndarray]], Sequence[Detections]]
 
 
 def predict_tiles(predict: Predict, crop: Crop, tiles: Sequence[Box], batch_size: int = 8) -> tuple[Detections, Tensor]:
-    """What the network finds in every tile, each seen like an image of its own.
+    """Detects instances in every tile, as if each tile were an image.
 
-    Objects that lie in several tiles are found several times: `tile_merging.join` makes one of them. Memory is
-    that of a batch of tiles and of the detections.
+    An object that lies in several tiles is detected several times; `merge_tiles` makes one instance of it.
+    Memory holds one batch of tiles and all detections.
 
     Args:
-        predict: detections of a few images, as `MaskRCNN.predict` gives them.
+        predict: detects instances in a few images, as `MaskRCNN.predict` does.
         crop: reads a part of the image.
-        batch_size: tiles cut at once.
+        tiles: in pixels of the image.
+        batch_size: tiles read at once.
 
     Returns:
-        Detections with boxes in pixels of the image, and int64 (N,): the tile of each.
+        Detections with boxes in pixels of the image, and int64 (N,), the tile of each.
     """
-    found = list(_found(predict, crop, tiles, batch_size))
+    found = list(_detections_of_each_tile(predict, crop, tiles, batch_size))
     boxes = torch.cat([d.boxes + torch.tensor([*tile[:2], *tile[:2]]) for d, tile in zip(found, tiles, strict=True)])
     scores, labels, masks = (torch.cat([getattr(d, k) for d in found]) for k in ("scores", "labels", "masks"))
     tile_of = torch.repeat_interleave(torch.arange(len(found)), torch.tensor([len(d) for d in found]))
     return Detections(boxes, scores, labels, masks), tile_of
 
 
-def _found(predict: Predict, crop: Crop, tiles: Sequence[Box], batch_size: int) -> Iterator[Detections]:
+def _detections_of_each_tile(
+    predict: Predict, crop: Crop, tiles: Sequence[Box], batch_size: int
+) -> Iterator[Detections]:
     for start in range(0, len(tiles), batch_size):
         yield from predict([crop(tile) for tile in tiles[start : start + batch_size]])

@@ -14,7 +14,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 
-from model.layers.resnet import trunk_of
+from model.layers.resnet import ResNet
 from model.preset import Preset
 
 
@@ -26,7 +26,7 @@ def build_torchvision(preset: Preset, **options: Any) -> TorchvisionMaskRCNN:
             assembled from its parts.
         options: further arguments of torchvision's `MaskRCNN`, such as how many samples its losses take.
     """
-    trunk = trunk_of(preset)
+    trunk = ResNet(preset)
     stages = {f"layer{i + 1}": str(i) for i in range(4)}
     outputs, channels = preset.num_outputs, preset.fpn_channels
     network = TorchvisionMaskRCNN(

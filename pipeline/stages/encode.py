@@ -10,7 +10,7 @@ import torch
 
 from model import RleError, rle
 from model.masks.tile_grid import Tiling
-from model.masks.tile_merging import Instances, join
+from model.masks.tile_merging import Instances, merge_tiles
 from model.preset import Preset
 from pipeline.cluster.progress import Progress
 from pipeline.schema import RESULTS, with_description
@@ -73,4 +73,4 @@ class Encode:
         if row["tiles"] is None or self.tiling is None:
             return found
         tile_of = np.frombuffer(row["tiles"], np.int64)
-        return join(found, tile_of, self.tiling.grid(height, width), height, width, self.preset.nms)
+        return merge_tiles(found, tile_of, self.tiling.grid(height, width), height, width, self.preset.nms)

@@ -12,9 +12,9 @@ import ray
 import torch
 
 from model import Detections, load_model
+from model.batching import batches_by_shape
 from model.inference.memory import keep_freed_memory, release_cached
 from model.layers.transform import padded_size, resized_size
-from model.mask_rcnn import batches
 from model.masks.tile_grid import Tiling
 from model.masks.tiles import predict_tiles
 from pipeline.cluster.progress import Progress
@@ -168,7 +168,7 @@ class Segment:
     def _parts(self, sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
         """Of images that cannot be taken together: their batches, or the halves of one."""
         preset = self.network.preset
-        parts = batches([resized_size(*size, preset) for size in sizes], preset, self.batch_size)
+        parts = batches_by_shape([resized_size(*size, preset) for size in sizes], preset, self.batch_size)
         half = len(sizes) // 2
         return parts if len(parts) > 1 else [parts[0][:half], parts[0][half:]]
 
@@ -177,7 +177,7 @@ class Segment:
         preset = self.network.preset
         resized = [resized_size(*size, preset) for size in sizes]
         padded = [padded_size(size, preset) for size in resized]
-        passes = len(batches(resized, preset, self.batch_size))
+        passes = len(batches_by_shape(resized, preset, self.batch_size))
         pixels, inputs = (sum(h * w for h, w in shapes) for shapes in (resized, padded))
         self.progress.batches(len(sizes), passes * self.batch_size, pixels, inputs)
 

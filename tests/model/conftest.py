@@ -1,4 +1,4 @@
-"""What the tests of the model room share: photos, networks that detect without training, torchvision's answer."""
+"""Fixtures of the model tests: photos, random networks that detect, torchvision's results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = {
     "square": "000000165518.jpg",  # 612 x 612
 }
 
-# A Mask R-CNN of basic blocks, small enough to run in milliseconds, with nothing left at its default.
+# A Mask R-CNN of basic blocks, small enough to run in milliseconds, with no field at its default.
 TINY = Preset(
     name="tiny",
     blocks=(1, 2, 1, 1),
@@ -92,19 +92,19 @@ def calibrate() -> Callable[[TorchvisionMaskRCNN, np.ndarray], TorchvisionMaskRC
 
 @pytest.fixture(scope="session")
 def torchvision_detections() -> Callable[[TorchvisionMaskRCNN, np.ndarray], Detections]:
-    """torchvision's own result for one image alone, its masks taken before it pastes them."""
+    """Returns torchvision's result for a single image, with the masks before it pastes them."""
     return _torchvision_detections
 
 
 @pytest.fixture(scope="session")
 def assert_same() -> Callable[..., None]:
-    """That two results agree: same count and labels, boxes within 1e-3 px, scores 1e-5, masks 1e-4 by default."""
+    """Asserts equal counts and labels, and boxes within 1e-3 px, scores 1e-5, masks 1e-4 by default."""
     return _assert_same
 
 
 @pytest.fixture(scope="session")
 def pyramid_anchors() -> Callable[[Preset, Sequence[tuple[int, int]], int, int], list[Tensor]]:
-    """All anchors of an input of height x width pixels, (rows * columns * k, 4) for each grid, finest first."""
+    """Returns all anchors of an input of height x width pixels, (rows * columns * k, 4) per grid, finest first."""
     return _pyramid_anchors
 
 
@@ -119,7 +119,7 @@ def _pixels(image: np.ndarray) -> Tensor:
 
 @torch.inference_mode()
 def _torchvision_detections(network: TorchvisionMaskRCNN, image: np.ndarray) -> Detections:
-    # The steps of torchvision's GeneralizedRCNN.forward, but that the masks leave before `postprocess`.
+    # The steps of torchvision's GeneralizedRCNN.forward, except that the masks are taken before `postprocess`.
     batch, _ = network.transform([_pixels(image)])
     features = network.backbone(batch.tensors)
     proposals, _ = network.rpn(batch, features)

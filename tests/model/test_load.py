@@ -16,7 +16,7 @@ from support.small_checkpoint import SHAPE, State, on_disk
 
 from model import Checkpoint, PresetError, WeightsError, load_model
 from model.inference.precision import resolve_precision
-from model.load import build
+from model.load import build_network
 
 
 def checkpoint_of(state: State) -> Checkpoint:
@@ -59,7 +59,7 @@ def test_any_one_key_that_is_missing_is_named(small_state: State) -> None:
         if key.endswith("num_batches_tracked"):
             continue
         with pytest.raises(WeightsError, match=re.escape(key)):
-            build(checkpoint_of({k: v for k, v in small_state.items() if k != key}), SHAPE)
+            build_network(checkpoint_of({k: v for k, v in small_state.items() if k != key}), SHAPE)
 
 
 def test_any_one_key_missing_from_a_torch_file_is_a_weights_error(small_state: State, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_any_one_key_missing_from_a_torch_file_is_a_weights_error(small_state: S
 
 def test_every_wrong_key_is_named_however_many_there_are(small_state: State) -> None:
     with pytest.raises(WeightsError) as error:
-        build(checkpoint_of({"ema.decay": torch.zeros(1)}), SHAPE)
+        build_network(checkpoint_of({"ema.decay": torch.zeros(1)}), SHAPE)
     lines = str(error.value).splitlines()
     for key in small_state:
         assert key.endswith("num_batches_tracked") or any(f"missing {key} " in line for line in lines)

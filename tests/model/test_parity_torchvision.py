@@ -30,7 +30,7 @@ Photos = dict[str, np.ndarray]
 Calibrate = Callable[[TorchvisionMaskRCNN, np.ndarray], TorchvisionMaskRCNN]
 Reference = Callable[[TorchvisionMaskRCNN, np.ndarray], Detections]
 AssertSame = Callable[..., None]
-# Fewer RoIs than by default: they, not the pixels, take the time at small sizes.
+# Fewer RoIs than by default, because at small sizes they take most of the time.
 FEWER = {"rpn_post_nms": 300, "max_detections": 40}
 
 
@@ -68,26 +68,42 @@ def r50(request: pytest.FixtureRequest, pixels: Photos, calibrate: Calibrate, tm
     return saved(network, tmp_path_factory.mktemp("r50") / "weights.pth")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("r50", "names"),
-    [(2, ["small"]), (1, ["portrait", "wide"]), (0, ["landscape", "portrait", "mirrored"])],
-    indirect=["r50"],
-)
-def test_r50_at_full_size(
-    r50: Network, names: list[str], pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
+def assert_r50_parity(
+    found: list[Detections],
+    reference: TorchvisionMaskRCNN,
+    images: list[np.ndarray],
+    torchvision_detections: Reference,
+    assert_same: AssertSame,
 ) -> None:
-    """800/1333, a list of mixed shapes of which two share a batch, each against torchvision alone."""
-    pixels = pixels | {"mirrored": pixels["landscape"][:, ::-1].copy()}
-    reference = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
-    reference.load_state_dict(r50.torchvision.state_dict())
-    found = load_model(r50.path, precision="fp32", device="cpu").predict([pixels[name] for name in names])
-    for ours, name in zip(found, names, strict=True):
-        expected = torchvision_detections(reference, pixels[name])
+    for ours, image in zip(found, images, strict=True):
+        expected = torchvision_detections(reference, image)
         assert len(expected) >= 36
         assert len(expected.labels.unique()) >= 3
         assert expected.masks.std() > 0.2
         assert_same(ours, expected)
+
+
+@pytest.mark.parametrize(("r50", "names"), [(2, ["small"]), (1, ["portrait", "wide"])], indirect=["r50"])
+def test_r50_of_other_seeds(
+    r50: Network, names: list[str], pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
+) -> None:
+    """Other weights and photos at 320/533, each image against torchvision alone."""
+    images = [pixels[name] for name in names]
+    network = load_model(r50.path, precision="fp32", device="cpu", min_size=320, max_size=533)
+    assert_r50_parity(network.predict(images), r50.torchvision, images, torchvision_detections, assert_same)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("r50", [0], indirect=True)
+def test_r50_at_full_size(
+    r50: Network, pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
+) -> None:
+    """800/1333, mixed shapes of which two share a batch, each image against torchvision alone."""
+    images = [pixels["landscape"], pixels["portrait"], pixels["landscape"][:, ::-1].copy()]
+    reference = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    reference.load_state_dict(r50.torchvision.state_dict())
+    found = load_model(r50.path, precision="fp32", device="cpu").predict(images)
+    assert_r50_parity(found, reference, images, torchvision_detections, assert_same)
 
 
 @pytest.mark.parametrize("r50", [0], indirect=True)
@@ -139,7 +155,7 @@ def assert_parity(
     assert_same: AssertSame,
     **overrides: Any,
 ) -> Preset:
-    """Saves, loads and compares; returns the preset that was read off the shapes."""
+    """Saves, loads and compares; returns the preset that was derived from the shapes."""
     stored = saved(network, path)
     ours = load_model(stored.path, precision="fp32", device="cpu", **overrides)
     for found, image in zip(ours.predict(images), images, strict=True):
@@ -168,7 +184,7 @@ def test_r101_with_frozen_normalisation(
 def test_r50_with_frozen_normalisation_of_epsilon_zero(
     pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:
-    """As torchvision runs its own COCO weights. The variances are as small as an epsilon, so that it shows."""
+    """As torchvision runs its own COCO weights. The variances are so small that the epsilon matters."""
     torch.manual_seed(3)
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d)
     network = TorchvisionMaskRCNN(backbone, 91)
@@ -192,7 +208,7 @@ def test_r50_with_frozen_normalisation_of_epsilon_zero(
 def test_r18_with_other_classes_anchors_and_thresholds(
     pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:
-    """Basic blocks, and every setting that leaves no trace in a state dict given as an override."""
+    """Basic blocks; every setting that a state dict does not contain is given as an override."""
     torch.manual_seed(4)
     sizes, ratios = ((16.0,), (32.0,), (64.0,), (128.0,), (300.0,)), ((0.3, 1.0, 3.0),) * 5
     network = TorchvisionMaskRCNN(
@@ -256,7 +272,7 @@ def test_a_preset_of_other_widths(
     torchvision_detections: Reference,
     assert_same: AssertSame,
 ) -> None:
-    """Nothing at its default: the checkpoint's own preset says it all."""
+    """No field at its default: everything comes from the checkpoint's preset."""
     checkpoint = Checkpoint(tiny_torchvision.state_dict(), tiny, "", {})
     network = load_model(checkpoint, precision="fp32", device="cpu")
     images = [*pixels.values(), pixels["wide"][:, ::-1].copy(), pixels["wide"][:5], pixels["small"][:, :4]]

@@ -1,4 +1,4 @@
-"""`predict`: any image in, sane detections out, in every precision."""
+"""`predict` returns valid detections for any image, in every precision."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ Photos = dict[str, np.ndarray]
 @pytest.fixture(scope="module")
 def checkpoint(tiny: Preset, tiny_torchvision: TorchvisionMaskRCNN) -> Checkpoint:
     return Checkpoint(tiny_torchvision.state_dict(), tiny, "", {})
+
+
+@pytest.fixture(scope="module")
+def exact_network(checkpoint: Checkpoint) -> MaskRCNN:
+    return load_model(checkpoint, precision="fp32", device="cpu")
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16", "fp16"])
@@ -72,7 +77,7 @@ def test_specks_and_strips(network: MaskRCNN, pixels: Photos, size: tuple[int, i
 
 @pytest.mark.parametrize("size", [(300, 2), (60, 1), (2, 300)])
 def test_a_strip_gives_the_same_every_time(network: MaskRCNN, size: tuple[int, int]) -> None:
-    """Maps of one column: there some kernels of a processor read memory that nobody wrote (pytorch #169688)."""
+    """Maps of one column, for which some CPU kernels read uninitialised memory (pytorch #169688)."""
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     (first,) = network.predict([image])
     assert_sane(first, *size, network.preset)
@@ -88,11 +93,11 @@ def test_no_images(network: MaskRCNN) -> None:
     assert network.predict([]) == []
 
 
-def test_nothing_found(checkpoint: Checkpoint, pixels: Photos) -> None:
+def test_nothing_found(checkpoint: Checkpoint, exact_network: MaskRCNN, pixels: Photos) -> None:
     """Empty fields of the right shapes and types, alone and beside an image in which something is found."""
-    (all_found,) = load_model(checkpoint, precision="fp32", device="cpu").predict([pixels["landscape"]])
+    (all_found,) = exact_network.predict([pixels["landscape"]])
     blank = np.full_like(pixels["landscape"], 128)
-    (of_blank,) = load_model(checkpoint, precision="fp32", device="cpu").predict([blank])
+    (of_blank,) = exact_network.predict([blank])
     best = [d.scores.max().item() if len(d) else 0.0 for d in (all_found, of_blank)]
     assert best[0] > best[1]
     network = load_model(checkpoint, precision="fp32", device="cpu", min_score=sum(best) / 2)
@@ -105,7 +110,7 @@ def test_nothing_found(checkpoint: Checkpoint, pixels: Photos) -> None:
 
 @pytest.mark.parametrize("override", ["rpn_min_size", "min_box"])
 def test_nothing_large_enough(checkpoint: Checkpoint, pixels: Photos, override: str) -> None:
-    """No proposal, or no box, survives: torchvision returns empty fields then, and so must we."""
+    """If no proposal or no box is left, torchvision returns empty fields, and so must we."""
     network = load_model(checkpoint, precision="fp32", device="cpu", **{override: 1e6})
     for detections in network.predict([pixels["landscape"], pixels["portrait"]]):
         assert len(detections) == 0
@@ -127,30 +132,29 @@ def test_limits_are_overrides(checkpoint: Checkpoint, pixels: Photos) -> None:
     assert len(predict(min_score=bound, max_detections=500)) == (full.scores > bound).sum()
 
 
-def test_tensors_and_arrays_alike(checkpoint: Checkpoint, pixels: Photos) -> None:
-    network = load_model(checkpoint, precision="fp32", device="cpu")
+def test_tensors_and_arrays_alike(exact_network: MaskRCNN, pixels: Photos) -> None:
     image = pixels["portrait"]
-    array, tensor, fortran = network.predict([image, torch.from_numpy(image), np.asfortranarray(image)], batch_size=1)
+    array, tensor, fortran = exact_network.predict(
+        [image, torch.from_numpy(image), np.asfortranarray(image)], batch_size=1
+    )
     assert len(array) >= 10
     assert torch.equal(array.boxes, tensor.boxes)
     assert torch.equal(array.boxes, fortran.boxes)
 
 
-def test_a_view_with_channels_reversed(checkpoint: Checkpoint, pixels: Photos) -> None:
-    """`image[..., ::-1]` is how everyone turns OpenCV's BGR into RGB."""
-    network = load_model(checkpoint, precision="fp32", device="cpu")
+def test_a_view_with_channels_reversed(exact_network: MaskRCNN, pixels: Photos) -> None:
+    """`image[..., ::-1]` is the usual way to turn OpenCV's BGR into RGB."""
     bgr = pixels["portrait"][..., ::-1].copy()
-    (found,) = network.predict([bgr[..., ::-1]])
-    (expected,) = network.predict([pixels["portrait"]])
+    (found,) = exact_network.predict([bgr[..., ::-1]])
+    (expected,) = exact_network.predict([pixels["portrait"]])
     assert torch.equal(found.boxes, expected.boxes)
 
 
-def test_the_order_of_results_is_that_of_images(checkpoint: Checkpoint, pixels: Photos) -> None:
-    network = load_model(checkpoint, precision="fp32", device="cpu")
+def test_results_are_in_the_order_of_the_images(exact_network: MaskRCNN, pixels: Photos) -> None:
     images = [pixels[n] for n in ("wide", "square", "landscape", "portrait", "wide", "square", "small", "wide")]
-    alone = [network.predict([image])[0] for image in images]
+    alone = [exact_network.predict([image])[0] for image in images]
     for size in (1, 2, 8):
-        for found, expected in zip(network.predict(images, batch_size=size), alone, strict=True):
+        for found, expected in zip(exact_network.predict(images, batch_size=size), alone, strict=True):
             assert len(found) == len(expected)
             torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-3)
 
@@ -170,32 +174,33 @@ def test_neighbours_of_equal_shape_change_nothing(checkpoint: Checkpoint, pixels
 
 
 def matched(found: Detections, reference: Detections) -> float:
-    """The share of the reference's detections with one of the same label at IoU 0.5 or more."""
+    """Returns the share of reference detections that have a match: same label, IoU at least 0.5."""
     same = found.labels[:, None] == reference.labels
     return ((box_iou(found.boxes, reference.boxes) >= 0.5) & same).any(0).float().mean().item()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_finds_mostly_the_same(checkpoint: Checkpoint, pixels: Photos, precision: str) -> None:
-    """Random boxes overlap at random, so NMS falls otherwise now and then; a trained network's do less."""
+def test_half_precision_finds_mostly_the_same(
+    checkpoint: Checkpoint, exact_network: MaskRCNN, pixels: Photos, precision: str
+) -> None:
+    """Random boxes overlap at random, so NMS sometimes decides differently; with trained weights less often."""
     images = list(pixels.values())
     half = load_model(checkpoint, precision=precision, device="cpu")
     assert half.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    references = load_model(checkpoint, precision="fp32", device="cpu").predict(images)
+    references = exact_network.predict(images)
     shares = [matched(f, r) for f, r in zip(half.predict(images), references, strict=True)]
     assert np.mean(shares) > {"bf16": 0.75, "fp16": 0.9}[precision]
 
 
-def test_shrunk_images_give_boxes_in_original_pixels(checkpoint: Checkpoint, pixels: Photos) -> None:
-    network = load_model(checkpoint, precision="fp32", device="cpu")
+def test_shrunk_images_give_boxes_in_original_pixels(exact_network: MaskRCNN, pixels: Photos) -> None:
     images = [torch.from_numpy(pixels[n]) for n in ("landscape", "portrait", "square")]
-    reduced = [shrink(image, network.preset) for image in images]
+    reduced = [shrink(image, exact_network.preset) for image in images]
     assert all(r.shape[0] < i.shape[0] for r, i in zip(reduced, images, strict=True))
     sizes = [tuple(image.shape[:2]) for image in images]
     for found, expected, size in zip(
-        network.predict(reduced, sizes=sizes), network.predict(images), sizes, strict=True
+        exact_network.predict(reduced, sizes=sizes), exact_network.predict(images), sizes, strict=True
     ):
-        assert_sane(found, *size, network.preset)
+        assert_sane(found, *size, exact_network.preset)
         assert found.boxes.max() > reduced[0].shape[1]  # well past the reduced image
         assert matched(found, expected) > 0.7
         torch.testing.assert_close(found.scores[:3], expected.scores[:3], rtol=0, atol=0.05)
@@ -215,12 +220,11 @@ def test_shrunk_images_give_boxes_in_original_pixels(checkpoint: Checkpoint, pix
     ],
     ids=lambda image: f"{image.dtype} {tuple(image.shape)}",
 )
-def test_what_is_no_image_is_refused_by_number(checkpoint: Checkpoint, image: np.ndarray | torch.Tensor) -> None:
-    network = load_model(checkpoint, precision="fp32", device="cpu")
+def test_an_invalid_image_is_refused_by_number(exact_network: MaskRCNN, image: np.ndarray | torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"image 1 is .*uint8 \(H, W, 3\)"):
-        network.predict([np.ones((30, 40, 3), np.uint8), image])
+        exact_network.predict([np.ones((30, 40, 3), np.uint8), image])
 
 
-def test_a_batch_of_none(checkpoint: Checkpoint, pixels: Photos) -> None:
+def test_a_batch_size_of_zero(exact_network: MaskRCNN, pixels: Photos) -> None:
     with pytest.raises(ValueError, match="batch_size is 0"):
-        load_model(checkpoint, precision="fp32", device="cpu").predict([pixels["small"]], batch_size=0)
+        exact_network.predict([pixels["small"]], batch_size=0)

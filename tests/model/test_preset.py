@@ -1,4 +1,4 @@
-"""The preset: JSON and back, and errors that name what is wrong."""
+"""The preset: its JSON round trip, and errors that name the field."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_json_and_back(preset: Preset) -> None:
     text = preset.to_json()
     again = Preset.from_json(text)
     assert again == preset
-    assert hash(again) == hash(preset)  # tuples throughout: JSON knows only lists
+    assert hash(again) == hash(preset)  # so lists became tuples at every depth
     assert json.loads(text).keys() == {f.name for f in dataclasses.fields(Preset)}
 
 
@@ -66,7 +66,7 @@ def test_an_unknown_field_is_named_and_the_known_listed() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "not json", "[1, 2]", "3", "null", '"text"'])
-def test_what_is_no_json_record(text: str) -> None:
+def test_text_that_is_not_a_json_object(text: str) -> None:
     with pytest.raises(PresetError):
         Preset.from_json(text)
 
@@ -117,6 +117,6 @@ def test_derived_numbers() -> None:
         {"self": 1},
     ],
 )
-def test_values_of_another_kind_are_refused_before_they_do_harm(fields: dict) -> None:
+def test_values_of_another_type_are_refused(fields: dict) -> None:
     with pytest.raises(PresetError):
         Preset().replace(**fields)

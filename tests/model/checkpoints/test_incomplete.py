@@ -19,7 +19,7 @@ from model.checkpoints.key_mapping import KeyRule, rename_keys
 from model.checkpoints.mmdetection import KEY_RULES as MMDETECTION_RULES
 from model.checkpoints.mmdetection import from_mmdetection
 from model.checkpoints.torchvision import infer_preset, rename_old_keys
-from model.load import build
+from model.load import build_network
 
 State = dict[str, Tensor]
 DETECTRON2 = Path(__file__).parents[2] / "data" / "detectron2" / "r50" / "model.pkl"
@@ -61,7 +61,7 @@ def family(request: pytest.FixtureRequest, tiny: Preset) -> Family:
 def error_of(state: State, convert: Convert) -> str:
     def load() -> None:
         ours, preset = convert(state)
-        build(Checkpoint(ours, preset, "", {}), preset)
+        build_network(Checkpoint(ours, preset, "", {}), preset)
 
     with pytest.raises(WeightsError) as error:
         load()

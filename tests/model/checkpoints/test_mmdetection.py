@@ -16,9 +16,9 @@ from model import WeightsError, load_model, read_checkpoint, rle
 from model.checkpoints.coco_categories import COCO_CLASSES
 from model.checkpoints.mmdetection import from_mmdetection
 from model.layers.anchors import cell_anchors
-from model.layers.boxes import at_least, decode
-from model.layers.roi_align import pool, roi_levels
-from model.layers.transform import resized, resized_size, to_input
+from model.layers.boxes import decode, large_enough
+from model.layers.roi_align import multiscale_roi_align, roi_levels
+from model.layers.transform import resize_uint8, resized_size, to_input
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -167,7 +167,7 @@ def test_rois_are_sampled_once_per_cell_with_a_half_pixel_offset(
     features = [squares, *(torch.full((1, 1, s, s), -1.0) for s in (32, 16, 8))]
     rois = torch.tensor([[0.0, 40.0, 40.0, 124.0, 124.0]])
     # The RoI starts at 40 / 4 - 0.5 = 9.5. The first bin samples 10, 11 and 12, the last 28, 29 and 30.
-    row = pool(features, rois, 7, preset)[0, 0, 0]
+    row = multiscale_roi_align(features, rois, 7, preset)[0, 0, 0]
     assert row[0].item() == pytest.approx((100 + 121 + 144) / 3, abs=1e-3)
     assert row[6].item() == pytest.approx((784 + 841 + 900) / 3, abs=1e-3)
 
@@ -189,7 +189,7 @@ def test_thresholds_and_limits(state: dict[str, torch.Tensor], tmp_path: Path) -
     sides = torch.tensor(
         [[3.0, 3.0, 3.001, 9.0], [3.0, 3.0, 3.0, 9.0]]
     )  # a very narrow box counts, an empty one does not
-    assert at_least(sides, p.min_box).tolist() == at_least(sides, p.rpn_min_size).tolist() == [True, False]
+    assert large_enough(sides, p.min_box).tolist() == large_enough(sides, p.rpn_min_size).tolist() == [True, False]
 
 
 def test_levels(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_resizing_is_bilinear_in_whole_grey_levels(state: dict[str, torch.Tensor
     image = torch.tensor([[0, 100], [200, 50]], dtype=torch.uint8)[..., None].expand(2, 2, 3)
     # Twice as large: samples at -0.25 (clamped to 0), 0.25, 0.75, 1.25 (clamped to 1).
     expected = [[0, 25, 75, 100], [50, 59, 78, 88], [150, 128, 84, 62], [200, 162, 88, 50]]
-    assert (resized(image, (4, 4), preset)[..., 0].int() - torch.tensor(expected)).abs().max() <= 1
+    assert (resize_uint8(image, (4, 4), preset)[..., 0].int() - torch.tensor(expected)).abs().max() <= 1
 
 
 def test_it_predicts(state: dict[str, torch.Tensor], tmp_path: Path, pixels: Any) -> None:

@@ -19,7 +19,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model import Checkpoint, Preset, WeightsError, read_checkpoint
 from model.checkpoints.torchvision import infer_preset, rename_old_keys
-from model.load import build
+from model.load import build_network
 
 
 def torchvision_state(backbone: str, classes: int, norm: type[nn.Module] = nn.BatchNorm2d) -> State:
@@ -57,7 +57,7 @@ def test_every_resnet_of_torchvision_is_recognised(
     assert preset.category_ids == (1, 2, 3, 4, 5, 6)
     assert not preset.frozen_bn
     assert preset.bn_eps == 1e-5
-    build(Checkpoint(state, preset, "", {}), preset)  # raises if any key or shape does not fit
+    build_network(Checkpoint(state, preset, "", {}), preset)  # raises if any key or shape does not fit
 
 
 def test_coco_checkpoints_have_coco_names() -> None:

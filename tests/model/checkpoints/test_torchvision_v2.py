@@ -10,7 +10,7 @@ import torch
 from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
 from model import load_model, read_checkpoint
-from model.inference.cpu_fusion import FusedConv, fusible
+from model.inference.cpu_fusion import FusedConv, can_fuse
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,6 @@ def test_folded_and_fused_it_is_the_same_network(file: Path, pixels: Any) -> Non
     fast = load_model(file, precision="bf16", device="cpu", min_size=320, max_size=533)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast.modules())
     fused = sum(isinstance(m, FusedConv) for m in fast.roi_heads.modules())
-    assert fused == (8 if fusible(fast.device, torch.bfloat16) else 0)
+    assert fused == (8 if can_fuse(fast.device, torch.bfloat16) else 0)
     a, b = (n.predict([pixels["landscape"]])[0] for n in (exact, fast))
     torch.testing.assert_close(a.scores[:10], b.scores[:10], atol=0.05, rtol=0)

@@ -1,4 +1,4 @@
-"""The compiled static part: which shapes and batches are compiled, and that results stay the network's."""
+"""The compiled dense part: which shapes and batch sizes are compiled, and that results do not change."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
 from model import Checkpoint, MaskRCNN, Preset, load_model
-from model.inference.compiled import SHAPES, CompiledDense
+from model.inference.compiled import MAX_SHAPES, CompiledDense
 from model.inference.cpu_fusion import FusedBlock
+from model.inference.prepare import prepare
 
 Counting = tuple[CompiledDense, list[Sequence[Tensor]]]
 
@@ -21,11 +22,11 @@ Counting = tuple[CompiledDense, list[Sequence[Tensor]]]
 def network(tiny: Preset) -> MaskRCNN:
     torch.compiler.reset()
     torch.manual_seed(0)
-    return MaskRCNN(tiny).prepare(torch.float32, torch.device("cpu"), exact=True)
+    return prepare(MaskRCNN(tiny), torch.float32, torch.device("cpu"), exact=True)
 
 
 def counting(network: MaskRCNN, plain: Callable[[Tensor], object]) -> Counting:
-    """The static part, traced and guarded by `torch.compile` and run as traced; the inputs of each compilation."""
+    """Returns the dense part compiled with a backend that runs the traced graph, and the inputs of each compilation."""
     compiled: list[Sequence[Tensor]] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., object]:
@@ -51,7 +52,7 @@ def never(_: Tensor) -> None:
 
 @torch.inference_mode()
 def test_every_shape_is_compiled_once(network: MaskRCNN) -> None:
-    """Of two networks of one process, which share PyTorch's own limit of eight."""
+    """Two networks in one process share PyTorch's default limit of eight."""
     first, compiled = counting(network, never)
     second, compiled_again = counting(network, never)
     for dense, number in ((first, 6), (second, 4), (first, 6)):
@@ -62,8 +63,8 @@ def test_every_shape_is_compiled_once(network: MaskRCNN) -> None:
 
 @torch.inference_mode()
 def test_shapes_past_the_limit_go_to_the_plain_network(network: MaskRCNN, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert SHAPES > 8
-    monkeypatch.setattr("model.inference.compiled.SHAPES", 3)
+    assert MAX_SHAPES > 8
+    monkeypatch.setattr("model.inference.compiled.MAX_SHAPES", 3)
     plain: list[torch.Size] = []
 
     def counted(given: Tensor) -> object:
@@ -95,8 +96,8 @@ def test_a_smaller_batch_is_filled_up_and_gives_its_own_results(network: MaskRCN
 def test_compiled_finds_the_same(
     tiny: Preset, tiny_torchvision: TorchvisionMaskRCNN, pixels: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two shapes compiled, the third on the fused layers."""
-    monkeypatch.setattr("model.inference.compiled.SHAPES", 2)
+    """Two shapes are compiled; the third runs on the fused layers."""
+    monkeypatch.setattr("model.inference.compiled.MAX_SHAPES", 2)
     checkpoint = Checkpoint(tiny_torchvision.state_dict(), tiny, "", {})
     eager = load_model(checkpoint, precision="bf16", device="cpu")
     compiled = load_model(checkpoint, precision="bf16", device="cpu", compiled=True)

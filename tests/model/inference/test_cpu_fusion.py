@@ -1,4 +1,4 @@
-"""Fused layers against the layers they replace."""
+"""Fused layers, against the layers that they replace."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from model import Checkpoint, Preset, WeightsError, load_model
-from model.inference.cpu_fusion import FusedBoxHead, FusedConv, FusedMaskPredictor, fuse, fusible
+from model.inference.cpu_fusion import FusedBoxHead, FusedConv, FusedMaskPredictor, can_fuse, fuse_layers
+from model.inference.prepare import prepare
 from model.layers.heads import BoxHead, MaskPredictor
 from model.layers.resnet import BasicBlock, Bottleneck
-from model.load import build
+from model.load import build_network
 from model.training.network import build_torchvision
 
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ TRUNKS = {
 }
 
 
-@pytest.fixture(params=TRUNKS)
+@pytest.fixture(scope="module", params=TRUNKS)
 def checkpoint(request, tiny, pixels, calibrate) -> Checkpoint:
     preset = tiny.replace(**TRUNKS[request.param])
     torch.manual_seed(3)
@@ -33,8 +34,8 @@ def checkpoint(request, tiny, pixels, calibrate) -> Checkpoint:
 
 @torch.inference_mode()
 def test_dense_part_is_the_same(checkpoint):
-    plain = build(checkpoint, checkpoint.preset).prepare(torch.float32, CPU, exact=True)
-    fused = build(checkpoint, checkpoint.preset).prepare(torch.float32, CPU)
+    plain = prepare(build_network(checkpoint, checkpoint.preset), torch.float32, CPU, exact=True)
+    fused = prepare(build_network(checkpoint, checkpoint.preset), torch.float32, CPU)
     assert not any(isinstance(m, BasicBlock | Bottleneck) for m in fused.modules())
     assert sum(isinstance(m, FusedConv) for m in fused.modules()) > 10
     images = torch.randn(2, 3, 128, 160, generator=torch.Generator().manual_seed(0))
@@ -47,7 +48,7 @@ def test_dense_part_is_the_same(checkpoint):
 
 def test_same_detections(checkpoint, pixels, assert_same):
     plain = load_model(checkpoint, precision="fp32", device="cpu")
-    fused = build(checkpoint, checkpoint.preset).prepare(torch.float32, CPU)
+    fused = prepare(build_network(checkpoint, checkpoint.preset), torch.float32, CPU)
     for image in pixels.values():
         assert_same(fused.predict([image])[0], plain.predict([image])[0], boxes=5e-2, scores=1e-3, masks=5e-3)
 
@@ -77,13 +78,13 @@ def test_box_head_takes_channels_last():
 
 
 def test_only_a_cpu_is_fused():
-    assert fusible(CPU, torch.float32)
-    assert not fusible(torch.device("cuda"), torch.float32)
+    assert can_fuse(CPU, torch.float32)
+    assert not can_fuse(torch.device("cuda"), torch.float32)
 
 
 def test_unfused_networks_still_predict(tiny, tiny_torchvision, pixels, monkeypatch, assert_same):
     checkpoint = Checkpoint(tiny_torchvision.state_dict(), tiny, "", {})
-    monkeypatch.setattr("model.mask_rcnn.fusible", lambda device, dtype: False)  # a PyTorch without the operators
+    monkeypatch.setattr("model.inference.prepare.can_fuse", lambda *_: False)  # a PyTorch without the operators
     folded = load_model(checkpoint, precision="auto", device="cpu")
     assert not any(isinstance(m, FusedConv) for m in folded.modules())
     monkeypatch.undo()
@@ -91,7 +92,7 @@ def test_unfused_networks_still_predict(tiny, tiny_torchvision, pixels, monkeypa
     image = pixels["landscape"]
     a, b = folded.predict([image])[0], fused.predict([image])[0]
     torch.testing.assert_close(a.scores[:5], b.scores[:5], atol=0.05, rtol=0)
-    fuse(folded)
+    fuse_layers(folded)
     assert_same(folded.predict([image])[0], b, boxes=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Folding: trunks without batch normalisation still do what torchvision's trunks with it do."""
+"""Folding: backbones without batch normalisation equal torchvision's backbones with it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.inference.fold_batch_norm import fold_batch_norm
 from model.layers.resnet import Bottleneck, ResNet
+from model.preset import Preset
 
 STAGES = {f"layer{i}": str(i) for i in (1, 2, 3, 4)}
 WIDE = (256, 512, 1024, 2048)
@@ -24,7 +25,7 @@ NARROW = (64, 128, 256, 512)
 
 
 def random_statistics(network: nn.Module, images: Tensor, generator: torch.Generator) -> None:
-    """Every normalisation far from the identity: statistics about those of its input, random scale and shift."""
+    """Makes every normalisation differ from the identity: its input's statistics, random scale and shift."""
 
     def fit(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         count = len(norm.weight)
@@ -45,53 +46,54 @@ def torchvisions(block: type[nn.Module], **options: Any) -> nn.Module:
     return models.ResNet(block, [1, 2, 1, 1], **options)
 
 
-BLOCKS = (1, 2, 1, 1)
+BASIC = Preset(blocks=(1, 2, 1, 1), trunk_channels=NARROW, trunk_widths=NARROW, bottleneck=False)
+DEEP = Preset(blocks=(1, 2, 1, 1), trunk_channels=WIDE, trunk_widths=NARROW)
 CASES: dict[str, Callable[[], tuple[nn.Module, ResNet]]] = {
-    "basic": lambda: (torchvisions(Basic), ResNet(BLOCKS, NARROW, NARROW, bottleneck=False)),
-    "bottleneck": lambda: (torchvisions(Deep), ResNet(BLOCKS, WIDE, NARROW)),
+    "basic": lambda: (torchvisions(Basic), ResNet(BASIC)),
+    "bottleneck": lambda: (torchvisions(Deep), ResNet(DEEP)),
     "grouped": lambda: (
         torchvisions(Deep, groups=32, width_per_group=4),
-        ResNet(BLOCKS, WIDE, (128, 256, 512, 1024), groups=32),
+        ResNet(DEEP.replace(trunk_widths=(128, 256, 512, 1024), groups=32)),
     ),
     "frozen": lambda: (
         torchvisions(Deep, norm_layer=FrozenBatchNorm2d),
-        ResNet(BLOCKS, WIDE, NARROW, frozen_bn=True),
+        ResNet(DEEP.replace(frozen_bn=True)),
     ),
     "large epsilon": lambda: (
         torchvisions(Basic, norm_layer=partial(nn.BatchNorm2d, eps=0.5)),
-        ResNet(BLOCKS, NARROW, NARROW, bottleneck=False, bn_eps=0.5),
+        ResNet(BASIC.replace(bn_eps=0.5)),
     ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 @torch.inference_mode()
-def test_a_folded_trunk_is_torchvisions(case: str) -> None:
+def test_a_folded_backbone_is_torchvisions(case: str) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, 96, 64, generator=generator)
     torch.manual_seed(0)
-    reference, trunk = CASES[case]()
+    reference, backbone = CASES[case]()
     reference.eval()
     random_statistics(reference, images, generator)
     state = {k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")}
-    trunk.eval().load_state_dict(state)
+    backbone.eval().load_state_dict(state)
     expected = IntermediateLayerGetter(reference, STAGES)(images).values()
-    for ours, theirs in zip(trunk(images), expected, strict=True):  # before folding
+    for ours, theirs in zip(backbone(images), expected, strict=True):  # before folding
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-    fold_batch_norm(trunk)
-    assert not [m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
-    for ours, theirs in zip(trunk(images), expected, strict=True):
+    fold_batch_norm(backbone)
+    assert not [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+    for ours, theirs in zip(backbone(images), expected, strict=True):
         torch.testing.assert_close(ours / theirs.std(), theirs / theirs.std(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("groups", [1, 4])
 @torch.inference_mode()
 def test_the_stride_on_the_first_convolution(groups: int) -> None:
-    """Caffe's blocks stride on the 1x1: torchvision's block with the two strides exchanged."""
+    """Caffe's blocks have the stride in the 1x1: torchvision's block with the two strides swapped."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(2, 3, 64, 64, generator=generator)
     torch.manual_seed(1)
-    ours = Bottleneck(3, 64, 16, 2, nn.BatchNorm2d, groups, stride_on_1x1=True).eval()
+    ours = Bottleneck(3, 64, 16, 2, Preset(groups=groups, stride_on_1x1=True)).eval()
     reference = Deep(3, 16, 2, ours.downsample, groups, base_width=64 // groups)  # 64 / groups / 64 x 16 x groups = 16
     reference.conv1.stride, reference.conv2.stride = (2, 2), (1, 1)
     reference.eval().load_state_dict(ours.state_dict())

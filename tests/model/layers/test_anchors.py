@@ -1,4 +1,4 @@
-"""Anchors: torchvision's generator for its own conventions, closed form for the others."""
+"""Anchors, against torchvision's generator for its conventions and closed forms for the others."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_p6_of_an_odd_p5_has_torchvisions_stride_or_the_nominal_one(
 ) -> None:
     rows, columns = grids_of(*size)[-1]
     stride = (size[0] // rows, size[1] // columns)
-    assert stride != (64, 64)  # 25 rows become 13: the case in which the two conventions part
+    assert stride != (64, 64)  # 25 rows become 13, so the two conventions differ
     k = 3
     for setting, (sy, sx) in (("grid", stride), ("nominal", (64, 64))):
         last = pyramid_anchors(Preset(anchor_stride=setting), grids_of(*size), *size)[-1].view(rows, columns, k, 4)
@@ -74,7 +74,7 @@ def test_unrounded_anchors_have_their_area_ratio_and_centre() -> None:
     sizes, ratios = (32.0, 45.3), (0.5, 1.0, 2.0)
     cell = cell_anchors(sizes, ratios, rounding=False)
     expected = []
-    for ratio in ratios:  # ratio by ratio, sizes inside
+    for ratio in ratios:  # ordered by ratio, then by size
         for side in sizes:
             width, height = side / math.sqrt(ratio), side * math.sqrt(ratio)
             expected.append([-width / 2, -height / 2, width / 2, height / 2])
@@ -94,7 +94,7 @@ def test_unrounded_anchors_stand_at_multiples_of_the_stride(pyramid_anchors: Pyr
 
 
 def test_nine_anchors_on_the_finest_map_alone(pyramid_anchors: Pyramid) -> None:
-    """The paper's design: three scales times three ratios at one location, proposals from P2."""
+    """The paper's architecture: three scales times three ratios per location, proposals from P2."""
     preset = Preset(rpn_levels=1, anchor_sizes=((128.0, 256.0, 512.0),), anchor_ratios=((0.5, 1.0, 2.0),))
     assert preset.anchors_per_location == 9
     grid = (152, 152)

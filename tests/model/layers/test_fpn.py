@@ -1,4 +1,4 @@
-"""The feature pyramid: torchvision's, on maps of even and odd sides."""
+"""The feature pyramid, against torchvision's, on maps of even and odd sides."""
 
 from __future__ import annotations
 

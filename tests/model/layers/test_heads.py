@@ -1,4 +1,4 @@
-"""The branches for class, box and mask: torchvision's layers, own class channel first."""
+"""The class, box and mask heads, against torchvision's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RoI pooling: against torchvision's MultiScaleRoIAlign, the level rule by hand, alignment by a linear ramp."""
+"""RoIAlign, against torchvision's MultiScaleRoIAlign; the level rule by hand; alignment on a linear ramp."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from model import Preset
-from model.layers.roi_align import pool, roi_align_by_gathering, roi_levels
+from model.layers.roi_align import multiscale_roi_align, roi_align_by_gathering, roi_levels
 
 PRESET = Preset()
 
@@ -49,7 +49,7 @@ def test_pooling_is_torchvisions(size: int) -> None:
         mine = boxes[:, 0] == image
         named = OrderedDict((str(i), f[image : image + 1]) for i, f in enumerate(maps))
         expected = pooler(named, [boxes[mine, 1:]], [(height, width)])
-        torch.testing.assert_close(pool(maps, boxes, size, PRESET)[mine], expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(multiscale_roi_align(maps, boxes, size, PRESET)[mine], expected, rtol=0, atol=1e-6)
 
 
 @given(
@@ -77,7 +77,7 @@ def test_gathering_is_roi_align(seed: int, size: int, sampling: int, aligned: bo
 def test_no_rois() -> None:
     maps = features(torch.Generator().manual_seed(1), 2, 64, 64)
     for exact in (True, False):
-        assert pool(maps, torch.zeros(0, 5), 7, PRESET, exact).shape == (0, 5, 7, 7)
+        assert multiscale_roi_align(maps, torch.zeros(0, 5), 7, PRESET, exact).shape == (0, 5, 7, 7)
 
 
 @given(st.lists(st.tuples(*[st.floats(0, 1400, width=32)] * 4), min_size=1, max_size=30))
@@ -132,7 +132,7 @@ def test_pooling_a_linear_ramp_gives_the_ramp_at_the_bin_centres(aligned: bool, 
     for stride in (4, 8, 16, 32):
         y, x = torch.meshgrid(*[torch.arange(640 // stride).float()] * 2, indexing="ij")
         ramps.append((2 * x + 3 * y + stride)[None, None])
-    found = pool(ramps, boxes, 7, PRESET.replace(roi_aligned=aligned, roi_sampling=sampling))
+    found = multiscale_roi_align(ramps, boxes, 7, PRESET.replace(roi_aligned=aligned, roi_sampling=sampling))
     for level, (_, x0, y0, x1, y1) in enumerate(boxes.tolist()):
         stride, bins = 4 << level, (torch.arange(7) + 0.5) / 7
         x = (x0 + bins * (x1 - x0)) / stride - 0.5 * aligned

@@ -1,4 +1,4 @@
-"""The region proposal network: torchvision's on every level, and the paper's design on the finest map alone."""
+"""The RPN, against torchvision's: on every level, and the paper's architecture on the finest map only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from model import MaskRCNN, Preset
+from model.inference.prepare import prepare
 from model.layers.rpn import RpnHead, propose
 
 CHANNELS = 16
@@ -32,7 +33,7 @@ PAPER = Preset(
 
 
 def random_head(head: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Weights under which scores and deltas spread as in a trained network."""
+    """Sets weights that spread scores and deltas like a trained network's."""
     for parameter in head.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
     return head.requires_grad_(False)
@@ -49,7 +50,7 @@ def torchvision_rpn(head: RPNHead, preset: Preset) -> RegionProposalNetwork:
 
 
 def assert_proposals_of_each_image(rois: Tensor, rpn: RegionProposalNetwork, maps: list[Tensor]) -> None:
-    """The RoIs of a batch are torchvision's proposals for each image alone, image by image."""
+    """Asserts that a batch's RoIs are torchvision's proposals for each image by itself."""
     assert torch.equal(rois[:, 0], rois[:, 0].sort().values)
     for i, size in enumerate(SIZES):
         images = ImageList(torch.zeros(1, 3, *PADDED), [size])
@@ -73,7 +74,7 @@ def test_proposals_of_a_batch_are_torchvisions(spread: float) -> None:
 
 
 def test_without_the_limit_after_nms_only_nms_decides() -> None:
-    """With the default above, the last cut hides what NMS lets through."""
+    """With the limit of the preset above, the final cut would hide errors of NMS."""
     generator = torch.Generator().manual_seed(1)
     reference = random_head(RPNHead(CHANNELS, 3), generator)
     head = RpnHead(CHANNELS, 3, 1).requires_grad_(False)
@@ -130,12 +131,12 @@ def test_the_papers_design_is_torchvisions_rpn_on_one_level() -> None:
 
 @pytest.mark.parametrize("scores", [1, 2])
 def test_a_network_of_the_papers_design_predicts(pixels: dict[str, np.ndarray], tiny: Preset, scores: int) -> None:
-    """Nine anchors, proposals from the finest map alone, RoIs from all."""
+    """Nine anchors, proposals from the finest map only, RoIs from all maps."""
     preset = tiny.replace(
         rpn_levels=1, rpn_scores=scores, anchor_sizes=PAPER.anchor_sizes, anchor_ratios=PAPER.anchor_ratios, min_score=0
     )
     torch.manual_seed(5)
-    network = MaskRCNN(preset).prepare(torch.float32, torch.device("cpu"), exact=True)
+    network = prepare(MaskRCNN(preset), torch.float32, torch.device("cpu"), exact=True)
     for found in network.predict([pixels["landscape"], pixels["portrait"]]):
         assert len(found) > 5
         assert found.boxes.shape == (len(found), 4)

@@ -1,4 +1,4 @@
-"""Images to input: against torchvision's GeneralizedRCNNTransform, and bilinear resizing written out."""
+"""The input transform, against torchvision's GeneralizedRCNNTransform and a plain bilinear resize."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_input_is_torchvisions_on_photos(pixels: dict[str, np.ndarray], limits: 
         found = to_input([torch.from_numpy(photo)], [size], preset, CPU, exact)
         expected, _ = torchvisions(preset)([torch.from_numpy(photo).permute(2, 0, 1).float() / 255])
         assert expected.image_sizes == [size]
-        # Resizing first rounds otherwise: positions up to 640 in float32 cost some 1e-4 of a grey step's slope.
+        # Resizing first rounds differently: float32 positions up to 640 are off by some 1e-4 of a grey level.
         torch.testing.assert_close(found, expected.tensors, rtol=0, atol=1e-6 if exact else 5e-4)
 
 
@@ -74,7 +74,7 @@ def test_input_of_odd_shapes_is_torchvisions(size: tuple[int, int], exact: bool)
 
 
 def test_a_batch_is_its_images_and_zeros_after_them(pixels: dict[str, np.ndarray]) -> None:
-    """Sizes of one padded shape share a batch; the padding is zero, the colour of the mean."""
+    """Images of equal padded shape share a batch. The padding is zero, the mean colour."""
     preset = Preset(min_size=320, max_size=533)
     images = [torch.from_numpy(pixels["landscape"]), torch.from_numpy(pixels["square"][:452])]  # 320 x 426, 320 x 433
     sizes = [resized_size(*i.shape[:2], preset) for i in images]
@@ -105,7 +105,7 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def test_shrink_is_the_float_resize_to_half_a_grey_level(pixels: dict[str, np.ndarray]) -> None:
-    """To half a level and what float32 loses in positions up to 640."""
+    """Within half a grey level, plus the rounding of float32 positions up to 640."""
     preset = Preset(min_size=200, max_size=280)
     for photo in pixels.values():
         found = shrink(torch.from_numpy(photo), preset)

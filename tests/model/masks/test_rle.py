@@ -1,4 +1,4 @@
-"""Straight to RLE: byte for byte what torchvision's paste and pycocotools' encode make together."""
+"""The RLE encoder equals pasting with PyTorch followed by pycocotools, byte for byte."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from model.masks.rle import encode, encode_with_area
 
 
 def pasted(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> np.ndarray:
-    """torchvision's masks of the whole image, uint8 (height, width, N) in Fortran order."""
+    """Returns torchvision's masks of the whole image, uint8 (height, width, N) in Fortran order."""
     result = np.zeros((height, width, len(masks)), np.uint8, order="F")
     side = masks.shape[-1]
     for i in range(len(masks)):
         left, top, right, bottom = expand_boxes(boxes[i : i + 1], (side + 2) / side).to(torch.int64)[0].tolist()
         if left >= width or top >= height or right < 0 or bottom < 0:
-            continue  # wholly outside, where torchvision's slices turn negative and it fails
+            continue  # outside the image, where torchvision fails because its slices become negative
         one = paste_masks_in_image(masks[i : i + 1, None], boxes[i : i + 1], (height, width))
         result[:, :, i] = (one[0, 0] > threshold).numpy()
     return result
@@ -35,7 +35,7 @@ def counts(masks: np.ndarray) -> list[str]:
 
 @st.composite
 def scenes(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, int, float]:
-    """Masks, boxes, an image and a threshold, with all the places where rules of rounding meet."""
+    """Draws masks, boxes, an image size and a threshold, including cases where rounding decides."""
     side_of_image = st.one_of(st.integers(1, 6), st.integers(1, 60), st.integers(60, 200))
     height, width = draw(side_of_image), draw(side_of_image)
     threshold = draw(st.one_of(st.just(0.5), st.floats(0, 1)))
@@ -50,7 +50,7 @@ def scenes(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, int, float]:
 
 @st.composite
 def span(draw: st.DrawFn, extent: int) -> tuple[float, float]:
-    """From and to along one axis of `extent` pixels: inside, across an edge, beyond it, all of it, or backwards."""
+    """Draws start and end on an axis of `extent` pixels: inside, across an edge, outside, all of it, or reversed."""
     kind = draw(st.sampled_from(["inside", "anywhere", "all", "whole numbers", "backwards"]))
     if kind == "all":
         return 0.0, float(extent)
@@ -130,7 +130,7 @@ def string(runs: list[int]) -> list[str]:
 
 
 def from_ones(part: np.ndarray, left: int, top: int, height: int, width: int) -> list[str]:
-    """The string of one mask from the numbers of its pixels, of which a part of the image has all."""
+    """Returns the string of a mask whose pixels all lie in one part of the image."""
     column, row = np.nonzero(part.T)
     ones = (column + left) * height + row + top
     ends = np.flatnonzero(np.diff(ones, append=height * width + 1) > 1)
@@ -141,7 +141,7 @@ def from_ones(part: np.ndarray, left: int, top: int, height: int, width: int) ->
 
 
 def torchvision_part(mask: Tensor, box: Tensor, height: int, width: int) -> tuple[np.ndarray, int, int]:
-    """A mask pasted as torchvision does, but only where its box is: above 0.5 or not, and the left and top of that."""
+    """Pastes a mask as torchvision does, but only inside its box. Returns bool pixels and their left and top."""
     padded, scale = expand_masks(mask[None, None], 1)
     x0, y0, x1, y1 = expand_boxes(box[None], scale).to(torch.int64)[0].tolist()
     values = torch.nn.functional.interpolate(padded, (y1 - y0 + 1, x1 - x0 + 1), mode="bilinear")[0, 0]
@@ -166,7 +166,7 @@ def test_twenty_thousand_pixels_square(paste: str, x: float, y: float, short: fl
 
 
 def detectron2(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> np.ndarray:
-    """detectron2's masks of the whole image (its rule for a CPU), uint8 (height, width, N) in Fortran order."""
+    """Returns detectron2's masks of the whole image (CPU rule), uint8 (height, width, N) in Fortran order."""
     result = np.zeros((height, width, len(masks)), np.uint8, order="F")
     for i, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
         part, left, top = detectron2_part(mask, box, height, width, threshold)
@@ -177,7 +177,7 @@ def detectron2(masks: Tensor, boxes: Tensor, height: int, width: int, threshold:
 def detectron2_part(
     mask: Tensor, box: Tensor, height: int, width: int, threshold: float = 0.5
 ) -> tuple[np.ndarray, int, int]:
-    """Where detectron2 pastes a mask (its rule for a CPU): at the threshold or above, and the left and top of that."""
+    """Pastes a mask as detectron2 does on a CPU, only near its box. Returns bool pixels and their left and top."""
     x0, y0, x1, y1 = box
     left, top = (max(int(v.floor()) - 1, 0) for v in (x0, y0))
     right, bottom = min(int(x1.ceil()) + 1, width), min(int(y1.ceil()) + 1, height)
@@ -220,14 +220,14 @@ def test_large_masks_where_crossings_are_computed(seed: int, roughness: int, pas
 
 @pytest.mark.parametrize("paste", list(PASTE_RULES))
 def test_where_pytorch_rounds_in_an_unknown_way(paste: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Masks are then pasted by PyTorch inside their box: slower, and the same strings."""
-    assert rle._fused(paste) is not None  # the processors that CI runs on are known
+    """Masks are then pasted by PyTorch inside their boxes: slower, but with the same strings."""
+    assert rle._pytorch_rounds_once(paste) is not None  # the processors that CI runs on are known
     rng = torch.Generator().manual_seed(5)
     masks = torch.rand(20, 28, 28, generator=rng)
     corner = torch.rand(20, 2, generator=rng) * 300 - 50
     boxes = torch.cat([corner, corner + torch.rand(20, 2, generator=rng) * 250], 1)
     expected = encode_with_area(masks, boxes, 240, 320, paste=paste)
-    monkeypatch.setattr(rle, "_fused", lambda paste: None)
+    monkeypatch.setattr(rle, "_pytorch_rounds_once", lambda paste: None)
     assert encode_with_area(masks, boxes, 240, 320, paste=paste) == expected
 
 
@@ -246,7 +246,7 @@ def test_a_box_beyond_any_image() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 10), (10, 0), (-3, -3), (70_000, 70_000)])
-def test_an_image_that_no_rle_has(height: int, width: int) -> None:
+def test_an_image_without_pixels_or_with_too_many(height: int, width: int) -> None:
     with pytest.raises(RleError, match=f"an image of {height}x{width} has no RLE"):
         encode(torch.ones(1, 28, 28), torch.tensor([[1.0, 1.0, 5.0, 5.0]]), height, width)
 

@@ -1,4 +1,4 @@
-"""Tiles of large images: where they lie, and whether what is found in them is what is found in the whole."""
+"""Tiles of large images: their placement, and that merged tiles give the instances of the whole image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 from jobs.sample import DATA
 from model import Detections, MaskRCNN, load_model, rle
 from model.masks.tile_grid import Tiling
-from model.masks.tile_merging import Instances, join
+from model.masks.tile_merging import Instances, merge_tiles
 from model.masks.tiles import predict_tiles
 from pipeline.analysis.coco_ap import average_precision
 
@@ -53,7 +53,7 @@ def ellipse(x: float, y: float, a: float, b: float) -> np.ndarray:
 
 
 def views(masks: list[np.ndarray], scores: list[float], labels: list[int], tiling: Tiling) -> tuple[Any, ...]:
-    """What a perfect network sees of each mask in every tile, as `join` takes it."""
+    """Returns what a perfect network would find in every tile, as arguments of `merge_tiles`."""
     tiles = tiling.grid(HEIGHT, WIDTH)
     boxes, seen_scores, seen_labels, rles, tile_of = [], [], [], [], []
     for t, (left, top, right, bottom) in enumerate(tiles):
@@ -99,9 +99,9 @@ def scenes(draw: st.DrawFn) -> tuple[list[np.ndarray], list[float], list[int]]:
 def test_objects_that_were_cut_are_whole_again(
     scene: tuple[list[np.ndarray], list[float], list[int]], tile: tuple[int, int]
 ) -> None:
-    """Of objects apart from each other every one comes back, once, with all its pixels."""
+    """Objects that do not touch come back exactly once, with all their pixels."""
     found, tile_of, tiles = views(*scene, Tiling(*tile))
-    joined = join(found, tile_of, tiles, HEIGHT, WIDTH)
+    joined = merge_tiles(found, tile_of, tiles, HEIGHT, WIDTH)
     masks = dense(joined)
     iou = np.array([[(m & own).sum() / (m | own).sum() for own in scene[0]] for m in masks]).reshape(
         len(masks), len(scene[0])
@@ -118,7 +118,7 @@ def test_objects_that_were_cut_are_whole_again(
 @settings(deadline=None, max_examples=60)
 def test_the_order_of_tiles_does_not_matter(scene: tuple[Any, ...], random: Any) -> None:
     found, tile_of, tiles = views(*scene, Tiling(48, 16))
-    expected = join(found, tile_of, tiles, HEIGHT, WIDTH)
+    expected = merge_tiles(found, tile_of, tiles, HEIGHT, WIDTH)
     order = list(range(len(tile_of)))
     random.shuffle(order)
     shuffled = Instances(
@@ -128,32 +128,32 @@ def test_the_order_of_tiles_does_not_matter(scene: tuple[Any, ...], random: Any)
         [found.counts[i] for i in order],
         [found.areas[i] for i in order],
     )
-    joined = join(shuffled, tile_of[order], tiles, HEIGHT, WIDTH)
+    joined = merge_tiles(shuffled, tile_of[order], tiles, HEIGHT, WIDTH)
     assert joined.counts == expected.counts
     np.testing.assert_array_equal(joined.boxes, expected.boxes)
     np.testing.assert_array_equal(joined.scores, expected.scores)
 
 
 def test_neighbours_that_touch_stay_two() -> None:
-    """Two objects side by side across a seam, and one inside the other, of one class."""
+    """Two objects of one class side by side across a tile border, and a third inside one of them."""
     left, right = ellipse(45, 45, 15, 15), ellipse(76, 45, 15, 15)
     inner = ellipse(45, 45, 4, 4)
     found, tile_of, tiles = views([left, right, inner], [0.9, 0.8, 0.7], [1, 1, 1], Tiling(64, 24))
-    joined = dense(join(found, tile_of, tiles, HEIGHT, WIDTH))
+    joined = dense(merge_tiles(found, tile_of, tiles, HEIGHT, WIDTH))
     assert [m.sum() for m in joined] == [m.sum() for m in (left, right, inner)]
 
 
 def test_classes_are_kept_apart() -> None:
     mask = ellipse(60, 45, 20, 12)
     found, tile_of, tiles = views([mask, mask], [0.9, 0.8], [1, 2], Tiling(64, 24))
-    joined = join(found, tile_of, tiles, HEIGHT, WIDTH)
+    joined = merge_tiles(found, tile_of, tiles, HEIGHT, WIDTH)
     assert joined.labels.tolist() == [1, 2]
     assert all(np.array_equal(m, mask) for m in dense(joined))
 
 
 def test_nothing_found() -> None:
     found = Instances(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), [], [])
-    joined = join(found, np.zeros(0, np.int64), Tiling(64, 16).grid(HEIGHT, WIDTH), HEIGHT, WIDTH)
+    joined = merge_tiles(found, np.zeros(0, np.int64), Tiling(64, 16).grid(HEIGHT, WIDTH), HEIGHT, WIDTH)
     assert len(joined.counts) == len(joined.boxes) == 0
 
 
@@ -184,17 +184,17 @@ GAP, COLUMNS = 16, 5
 
 @pytest.mark.slow
 def test_a_mosaic_of_nuclei_is_as_good_as_its_pictures() -> None:
-    """Mask AP within a point of the pictures one by one, in tiles of a picture's size."""
+    """Tiles of a picture's size give a mask AP within a point of segmenting the pictures one by one."""
     reference, ap = mosaic_ap((256, 64))
     assert reference > 0.4
     assert ap > reference - 0.01
 
 
 def mosaic_ap(*tilings: tuple[int, int]) -> list[float]:
-    """Mask AP of 20 pictures one by one, then of their mosaic in tiles of each size and overlap.
+    """Returns the mask AP of 20 pictures one by one, then of their mosaic for each tile size and overlap.
 
-    The pictures lie apart, as fields of view do: side by side, nuclei that a picture's edge cuts meet strangers,
-    and the network loses a point on such a mosaic without any tiles.
+    The pictures are spaced apart, like fields of view. If they touched, nuclei cut by a picture's edge would meet
+    other nuclei, and the network would lose a point of AP even without tiles.
     """
     dataset = json.loads(next(Path(DATA).glob("*.json")).read_text())
     records = [r for r in dataset["images"] if (r["height"], r["width"]) == (256, 256)][:20]
@@ -226,7 +226,7 @@ def in_tiles(network: MaskRCNN, image: np.ndarray, tiling: Tiling) -> list[dict[
     found, tile_of = predict_tiles(network.predict, lambda t: image[t[1] : t[3], t[0] : t[2]], tiles)
     counts, areas = rle.encode_with_area(found.masks, found.boxes, height, width)
     seen = Instances(found.boxes.numpy(), found.scores.numpy(), found.labels.numpy(), counts, areas)
-    joined = join(seen, tile_of.numpy(), tiles, height, width)
+    joined = merge_tiles(seen, tile_of.numpy(), tiles, height, width)
     return results([{"size": [height, width], "counts": c} for c in joined.counts], joined.scores.tolist())
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model import Checkpoint, Preset, load_model
+from model.inference.prepare import prepare
 from model.mask_rcnn import MaskRCNN
 from model.training.architectures import TRUNKS, use_finest_level
 from model.training.network import build_torchvision
@@ -56,7 +57,7 @@ def test_the_reference_architecture_on_both_trunks(trunk, blocks):
         category_ids=[1], categories=["nucleus"], min_size=96, max_size=96
     )
     torch.manual_seed(0)
-    ours = MaskRCNN(preset).prepare(torch.float32, torch.device("cpu"), exact=True)
+    ours = prepare(MaskRCNN(preset), torch.float32, torch.device("cpu"), exact=True)
     assert sum(len(ours.backbone.body.get_submodule(f"layer{i}")) for i in (1, 2, 3, 4)) == blocks
     reference = build_torchvision(preset)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in reference.state_dict().items()}

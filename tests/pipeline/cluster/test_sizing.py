@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import Preset
+from model.batching import batches_by_shape
 from model.layers.transform import resized_size
-from model.mask_rcnn import batches
 from pipeline.cluster.sizing import LIGHT_CPUS, _holds, _room, _window, actors_on, on_cpus, on_gpus
 
 PHOTOGRAPHS = {  # height and width of 64 photographs of COCO 2017, and how many have them
@@ -93,7 +93,7 @@ def test_batches_fill_on_mixed_photographs() -> None:
     chosen, preset = on_gpus((1, 1), 1, 16), Preset()
     sizes = [resized_size(*size, preset) for size, count in PHOTOGRAPHS.items() for _ in range(count)]
     drawn = [random.Random(seed).choices(sizes, k=chosen.window) for seed in range(10)]
-    passes = sum(len(batches(window, preset, chosen.batch_size)) for window in drawn)
+    passes = sum(len(batches_by_shape(window, preset, chosen.batch_size)) for window in drawn)
     assert passes * chosen.batch_size * 0.75 < len(drawn) * chosen.window
 
 
