@@ -101,16 +101,21 @@ class Job:
 
     def wait_for_text(self, text: str) -> None:
         """Waits for a piece of text on stderr."""
-        wait_for(lambda: text in self.log, f"it said {text!r}:\n{self.log}", unless=lambda: self.ended)
+        self._wait_for(lambda: text in self.log, repr(text))
 
     def wait_for_results(self, output: Place, files: int = 1) -> None:
-        """Waits until so many results files lie under an output."""
-        results = output.join("results")
-        wait_for(lambda: len(results.list(".parquet")) >= files, f"{files} results", unless=lambda: self.ended)
+        """Waits until there are so many results files in an output."""
+        self._wait_for(lambda: len(output.join("results").list(".parquet")) >= files, f"{files} results")
 
     def wait_for_commits(self, output: Place, files: int) -> None:
         """Waits until so many results files are committed: no restart will do their rows again."""
-        wait_for(lambda: commits(output) >= files, f"{files} committed results", unless=lambda: self.ended)
+        self._wait_for(lambda: commits(output) >= files, f"{files} committed results")
+
+    def _wait_for(self, happened: Callable[[], bool], what: str) -> None:
+        try:
+            wait_for(happened, what, unless=lambda: self.ended)
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.log}") from None
 
     def child_processes(self) -> list[psutil.Process]:
         """Returns the child processes of the driver, and remembers them to kill them at the end."""
