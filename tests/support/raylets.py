@@ -28,7 +28,7 @@ from jobs.sample.s3_server import HOST, free_ports
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
-START_SECONDS = 60.0
+START_SECONDS = 180.0  # far more than a node takes on a slow machine
 AUTOSCALER = {
     "RAY_FAKE_CLUSTER": "1",
     "RAY_enable_autoscaler_v2": "1",
