@@ -29,6 +29,7 @@ WARM = {"RAY_idle_worker_killing_time_threshold_ms": "600000", "RAY_num_workers_
 os.environ |= {
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning take the cores from the other worker's tests
     "RAY_worker_niceness": "0",  # or the other worker's tests would have all of both cores
+    "RAY_raylet_start_wait_time_s": "120",  # on a busy machine a node may take longer to start than Ray's 30 s
     "RAY_DEDUP_LOGS": "0",
 }
 settings.register_profile("any machine", deadline=None)  # how long an example takes depends on the machine
