@@ -76,13 +76,15 @@ def fleet() -> Iterator[Raylets]:
 
 
 @pytest.fixture(scope="session")
-def observed_job(fleet: Raylets, nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> ObservedJob:
+def observed_job(
+    fleet: Raylets, nuclei: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ObservedJob:
     """The first job of the fleet: small images, four wide ones that take longer, and two that cannot be read."""
     folder, output = pictures(nuclei, tmp_path_factory.mktemp("in"), 800), tmp_path_factory.mktemp("out") / "masks"
     (folder / "empty.png").touch()
     (folder / "words.png").write_text("This is no picture.")
     log = output.parent / "stages"
-    command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL]
+    command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--weights", str(tiny_weights)]
     fleet.submit("observed", command, stage_log.environment(log, ROOT))
     actors, during = watch(fleet, "observed")
     images = len(list(folder.iterdir()))

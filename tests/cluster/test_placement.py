@@ -30,7 +30,7 @@ def test_an_actor_a_gpu_light_work_everywhere_and_nothing_on_the_head(
 
 
 def test_a_node_with_the_gpus_of_an_actor_is_waited_for(
-    fleet: Raylets, observed_job: ObservedJob, nuclei: Path, tmp_path: Path
+    fleet: Raylets, observed_job: ObservedJob, nuclei: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     """A node of two GPUs does not hold an actor of four; the job says so, and does its work when such a node comes.
 
@@ -38,6 +38,7 @@ def test_a_node_with_the_gpus_of_an_actor_is_waited_for(
     """
     folder, output = pictures(nuclei, tmp_path / "in", 20), tmp_path / "out"
     command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--gpus-per-worker", "4"]
+    command += ["--weights", str(tiny_weights)]
 
     def begun(name: str, *options: str) -> None:
         fleet.submit(name, [*command, *options], HERE)
@@ -59,17 +60,18 @@ def test_a_node_with_the_gpus_of_an_actor_is_waited_for(
 
 
 def test_a_cluster_that_scales_from_nothing_is_asked_for_the_nodes_and_windows_fit_their_memory(
-    nuclei: Path, tmp_path: Path
+    nuclei: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     """As with cluster.yaml: no worker is up when the job starts, and Ray's autoscaler starts those it waits for."""
-    folder, output = pictures(nuclei, tmp_path / "in", 96), tmp_path / "out"
+    folder, output = pictures(nuclei, tmp_path / "in", 216), tmp_path / "out"
     machine = {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": 80_000_000}, "node_config": {}}
     with Raylets({"gpu": machine | {"max_workers": 2}}) as raylets:
         command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--workers", "2"]
+        command += ["--weights", str(tiny_weights)]
         raylets.submit("zero", command, HERE)
         assert raylets.ended("zero", 300) == "SUCCEEDED", raylets.logs("zero")
         assert "waiting for a node that has 1 GPU" in raylets.logs("zero")
-    assert pads.dataset(str(output / "results"), format="parquet").count_rows() == 100
+    assert pads.dataset(str(output / "results"), format="parquet").count_rows() == 220
     (record,) = (json.loads(path.read_text()) for path in (output / "runs").iterdir())
     assert record["resources"]["pool"] == [2, 2]
     assert record["resources"]["window"] == 80_000_000 // (SHARE * 128 * 1024 * 3)

@@ -17,6 +17,7 @@ from jobs.sample.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 IMAGES = 600
+FAST = ("--set", "rpn_pre_nms=100", "--set", "rpn_post_nms=100")  # a few seconds of work for two actors
 ROOMS = {"jobs", "model", "pipeline"}
 
 
@@ -31,7 +32,17 @@ def test_a_submitted_job_is_stopped_and_continued_by_submitting_it_again(
     """The second time two actors share a GPU, and the pool grows and shrinks with the work."""
     s3, name = bucket
     upload(s3, f"{name}/plates", pictures(nuclei, tmp_path / "in", IMAGES - 4))
-    job = ["python", "-m", "jobs.segment", f"s3://{name}/plates", f"s3://{name}/masks", *SMALL, "--workers", "1,2"]
+    job = [
+        "python",
+        "-m",
+        "jobs.segment",
+        f"s3://{name}/plates",
+        f"s3://{name}/masks",
+        *SMALL,
+        *FAST,
+        "--workers",
+        "1,2",
+    ]
     here = ("--working-dir", ".")
     fleet.submit("first", job, {"env_vars": s3_server.environment}, *here)
     fleet.wait(lambda: rows(s3, name), 120)
