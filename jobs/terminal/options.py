@@ -54,7 +54,7 @@ def with_job_options(command: Command) -> Command:
     options = [p for p in declared if p not in arguments]
     parameters = [*arguments, *map(_parameter, INFOS), *options]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__signature__ = signature.replace(parameters=parameters)
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 
