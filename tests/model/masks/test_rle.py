@@ -11,7 +11,8 @@ from pycocotools import mask as coco
 from torch import Tensor
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks, paste_masks_in_image
 
-from model import RleError, rle
+from model import RleError
+from model.masks import rle
 from model.masks.paste_rules import PASTE_RULES
 from model.masks.rle import encode, encode_with_area
 
