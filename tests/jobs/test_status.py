@@ -118,6 +118,9 @@ def test_evaluate_refuses_in_one_line(output: Place, tmp_path: Path) -> None:
     assert "is not JSON" in result.stderr
     missing = run("evaluate", output.url, tmp_path / "nope.json")
     assert missing.exit_code == 1
+    assert missing.stderr == f"error: {tmp_path / 'nope.json'}: no such file or folder: check the spelling\n"
+    missing = run("evaluate", output.url, tmp_path / "nope.json")
+    assert missing.exit_code == 1
     assert "nope.json: no such file or folder: check the spelling\n" in missing.stderr
 
 
