@@ -17,14 +17,14 @@ from typing import Any
 
 from torch import Tensor
 
-from model.checkpoints.detectron2 import DETECTRON2
-from model.checkpoints.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
+from model.checkpoints.families.detectron2 import DETECTRON2
+from model.checkpoints.families.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
+from model.checkpoints.families.mmdetection import MMDETECTION
+from model.checkpoints.families.torchvision import TORCHVISION
 from model.checkpoints.file_formats import ParsedFile, parse_file
 from model.checkpoints.files import read_bytes, read_sibling, redact
-from model.checkpoints.mmdetection import MMDETECTION
 from model.checkpoints.published import PUBLISHED, fetch_published
 from model.checkpoints.shipped import SHIPPED, shipped_names
-from model.checkpoints.torchvision import TORCHVISION
 from model.errors import PresetError, WeightsError
 from model.preset import Preset
 

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from model.checkpoints.key_mapping import KeyRule, rename_keys
+from model.checkpoints.families.key_mapping import KeyRule, rename_keys
 from model.checkpoints.unpickle import load_arrays
 from model.errors import WeightsError
 

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
-from pipeline.storage import Place, explain, parquet_images
+from pipeline.storage import Place, explain
+from pipeline.storage.containers import parquet_images
+from pipeline.storage.containers.table_columns import choose_column
 from pipeline.storage.object_file import ObjectError, ObjectFile
 from pipeline.storage.suffixes import input_kind
-from pipeline.storage.table_columns import choose_column
 
 SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 # Names that a column of addresses usually has; they decide if a table has several columns of strings.

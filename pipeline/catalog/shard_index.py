@@ -17,7 +17,8 @@ import pyarrow as pa
 from pipeline.catalog.inputs import Container, file_name_pattern
 from pipeline.errors import InputError
 from pipeline.schema import CATALOG, image_id, printable
-from pipeline.storage import Place, explain, parquet_images, tar
+from pipeline.storage import Place, explain
+from pipeline.storage.containers import parquet_images, tar
 from pipeline.storage.object_file import ObjectError, ObjectFile
 from pipeline.storage.suffixes import input_kind
 

@@ -4,7 +4,7 @@ It holds ranged reads with retries, the containers that hold images (tar, .tgz, 
 a store becomes one line with a remedy and without credentials.
 
 Where to change what: a store in `filesystem`, the words of its errors in `store_errors`, the retry policy in `retries`,
-suffixes of images and containers in `suffixes`, how a container is read in `image_readers`.
+suffixes of images and containers in `suffixes`, a container in `containers` and `image_readers`.
 
 The names below load neither pyarrow nor the client of any store. The other modules are imported by their path.
 """

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.storage import parquet_images, tar
+from pipeline.storage.containers import parquet_images, tar
 from pipeline.storage.filesystem import Place
 from pipeline.storage.object_file import ObjectError, ObjectFile
 from pipeline.storage.ranged_reads import ByteRange, merge_ranges, read_ranges

@@ -12,13 +12,13 @@ from test_mmdetection import names
 from torch import Tensor
 
 from model import Checkpoint, MaskRCNN, Preset, WeightsError, read_checkpoint
-from model.checkpoints.detectron2 import KEY_RULES as DETECTRON2_RULES
-from model.checkpoints.detectron2 import from_detectron2
+from model.checkpoints.families.detectron2 import KEY_RULES as DETECTRON2_RULES
+from model.checkpoints.families.detectron2 import from_detectron2
+from model.checkpoints.families.key_mapping import KeyRule, rename_keys
+from model.checkpoints.families.mmdetection import KEY_RULES as MMDETECTION_RULES
+from model.checkpoints.families.mmdetection import from_mmdetection
+from model.checkpoints.families.torchvision import infer_preset, rename_old_keys
 from model.checkpoints.file_formats import parse_file
-from model.checkpoints.key_mapping import KeyRule, rename_keys
-from model.checkpoints.mmdetection import KEY_RULES as MMDETECTION_RULES
-from model.checkpoints.mmdetection import from_mmdetection
-from model.checkpoints.torchvision import infer_preset, rename_old_keys
 from model.load import build_network
 
 State = dict[str, Tensor]

@@ -14,7 +14,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskR
 
 from model import Checkpoint, MaskRCNN, Preset, WeightsError, load_model, read_checkpoint
 from model.checkpoints import published
-from model.checkpoints.coco_categories import COCO_CLASSES, COCO_OUTPUTS
+from model.checkpoints.families.coco_categories import COCO_CLASSES, COCO_OUTPUTS
 from model.checkpoints.published import PUBLISHED, fetch_published
 
 

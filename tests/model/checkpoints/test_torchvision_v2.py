@@ -35,7 +35,7 @@ def test_the_architecture_is_inferred_from_the_keys(file: Path) -> None:
 
 
 def test_a_coco_v2_checkpoint_has_coco_names(reference: Any) -> None:
-    from model.checkpoints.torchvision import infer_preset, rename_old_keys
+    from model.checkpoints.families.torchvision import infer_preset, rename_old_keys
 
     with torch.device("meta"):
         state = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()

@@ -22,13 +22,13 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from model import Detections, MaskRCNN, Preset, WeightsError, load_model, read_checkpoint, rle
-from model.checkpoints.coco_categories import COCO_CLASSES
-from model.checkpoints.detectron2 import from_detectron2
+from model.checkpoints.families.coco_categories import COCO_CLASSES
+from model.checkpoints.families.detectron2 import from_detectron2
 from model.checkpoints.file_formats import parse_file
 from model.layers.rpn import propose
 from model.layers.transform import resized_size, to_input
 
-DATA = Path(__file__).parents[2] / "data" / "detectron2"
+DATA = Path(__file__).parents[3] / "data" / "detectron2"
 SIZES = {"000000062554": (800, 1333), "000000099053": (320, 533), "000000377575": (320, 400)}
 CASES = [(case, image) for case in ("r50", "x101") for image in SIZES if (DATA / case / f"{image}.npz").exists()]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from model.checkpoints.coco_categories import COCO_CLASSES
+from model.checkpoints.families.coco_categories import COCO_CLASSES
 from model.errors import WeightsError
 
 KeyRule = tuple[re.Pattern[str], str]  # pattern of a key, replacement as for `re.Match.expand`

@@ -13,8 +13,8 @@ import torch
 from pycocotools import mask as coco
 
 from model import WeightsError, load_model, read_checkpoint, rle
-from model.checkpoints.coco_categories import COCO_CLASSES
-from model.checkpoints.mmdetection import from_mmdetection
+from model.checkpoints.families.coco_categories import COCO_CLASSES
+from model.checkpoints.families.mmdetection import from_mmdetection
 from model.layers.anchors import cell_anchors
 from model.layers.boxes import decode, large_enough
 from model.layers.roi_align import multiscale_roi_align, roi_levels

@@ -18,7 +18,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model import Checkpoint, Preset, WeightsError, read_checkpoint
-from model.checkpoints.torchvision import infer_preset, rename_old_keys
+from model.checkpoints.families.torchvision import infer_preset, rename_old_keys
 from model.load import build_network
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage.table_columns import choose_column
+from pipeline.storage.containers.table_columns import choose_column
 
 CONTENT = "a column of images (bytes, or a struct with bytes)"  # for errors
 USUAL_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "tif", "tiff", "picture", "photo", "image_bytes")

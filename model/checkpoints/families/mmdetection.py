@@ -10,9 +10,9 @@ import math
 import re
 from typing import Any
 
-from model.checkpoints.coco_categories import COCO_CLASSES
-from model.checkpoints.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
-from model.checkpoints.key_mapping import (
+from model.checkpoints.families.coco_categories import COCO_CLASSES
+from model.checkpoints.families.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
+from model.checkpoints.families.key_mapping import (
     KeyRule,
     State,
     class_fields,
@@ -20,7 +20,7 @@ from model.checkpoints.key_mapping import (
     move_background_first,
     rename_keys,
 )
-from model.checkpoints.torchvision import infer_architecture
+from model.checkpoints.families.torchvision import infer_architecture
 from model.preset import Preset
 
 _IGNORED = re.compile(r"^data_preprocessor\.")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from model.checkpoints.detectron2_config import apply_config, parse_config, to_rgb_unit_range
-from model.checkpoints.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
-from model.checkpoints.key_mapping import (
+from model.checkpoints.families.detectron2_config import apply_config, parse_config, to_rgb_unit_range
+from model.checkpoints.families.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
+from model.checkpoints.families.key_mapping import (
     KeyRule,
     State,
     class_fields,
@@ -19,7 +19,7 @@ from model.checkpoints.key_mapping import (
     move_background_first,
     rename_keys,
 )
-from model.checkpoints.torchvision import infer_architecture
+from model.checkpoints.families.torchvision import infer_architecture
 from model.preset import Preset
 
 _IGNORED = re.compile(r"^(pixel_mean|pixel_std|(proposal_generator\.)?anchor_generator\.)")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from model.checkpoints.coco_categories import COCO_CLASSES, COCO_OUTPUTS
-from model.checkpoints.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
-from model.checkpoints.key_mapping import KeyRule, State, check_dimensions, rename_keys
+from model.checkpoints.families.coco_categories import COCO_CLASSES, COCO_OUTPUTS
+from model.checkpoints.families.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
+from model.checkpoints.families.key_mapping import KeyRule, State, check_dimensions, rename_keys
 from model.preset import Preset
 
 KEY_RULES: list[KeyRule] = [  # from before torchvision wrapped its convolutions in blocks

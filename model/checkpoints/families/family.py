@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.checkpoints.key_mapping import State
+from model.checkpoints.families.key_mapping import State
 from model.preset import Preset
 
 

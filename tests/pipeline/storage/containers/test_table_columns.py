@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.storage.table_columns import choose_column
+from pipeline.storage.containers.table_columns import choose_column
 
 
 @pytest.mark.parametrize(
