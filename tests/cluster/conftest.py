@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow.dataset as pads
 import pytest
-import stage_log
 from PIL import Image
+from support import stage_log
 from support.commands import segment
 from support.faults.check import Row, assert_exact, rows_of, same_masks
 from support.faults.images import names, original

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import duckdb
 import pytest
-import stage_log
 from s3fs import S3FileSystem
+from support import stage_log
 from support.fleet import SMALL, ObservedJob, devices, pictures, watch
 from support.raylets import Raylets
 

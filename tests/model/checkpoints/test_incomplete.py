@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_mmdetection import names
+from support.mmdetection import names
 from torch import Tensor
 
 from model import Checkpoint, MaskRCNN, Preset, WeightsError, read_checkpoint

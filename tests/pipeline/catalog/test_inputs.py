@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
 from s3fs import S3FileSystem
+from support.containers import containers
 
 from pipeline.catalog import s3_listing
-from pipeline.catalog.inputs import Container, find_containers
+from pipeline.catalog.inputs import find_containers
 from pipeline.errors import InputError
 from pipeline.storage import Place, place
 from pipeline.storage.suffixes import input_kind
-
-
-def containers(*arguments: Any, **options: Any) -> list[Container]:
-    """All containers, each once, by address."""
-    found = {c.url: c for batch in find_containers(*arguments, **options) for c in batch}
-    return sorted(found.values(), key=lambda c: c.url)
 
 
 def names(found: list, root: Path) -> list[str]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from s3fs import S3FileSystem
+from support.containers import containers
 from support.shards import parquet_of, tar_of
-from test_inputs import containers
 
 from pipeline.catalog import catalog
 from pipeline.catalog.id_set import NO_IDS

@@ -46,7 +46,7 @@ def environment(folder: Path, *python_path: Path) -> dict[str, object]:
         python_path: more folders to import from.
     """
     folder.mkdir()
-    path = ":".join(str(p) for p in (*python_path, Path(__file__).parent))
+    path = ":".join(str(p) for p in (*python_path, Path(__file__).parents[1]))
     return {"env_vars": {"PYTHONPATH": path, FOLDER: str(folder)}, "worker_process_setup_hook": f"{__name__}.hook"}
 
 
