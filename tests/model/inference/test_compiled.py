@@ -12,7 +12,7 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
 from model import Checkpoint, MaskRCNN, Preset, load_model
 from model.inference.compiled import MAX_SHAPES, CompiledDense
-from model.inference.cpu_fusion import FusedBlock
+from model.inference.cpu_fusion import FusedBlock, can_fuse
 from model.inference.prepare import prepare
 
 Counting = tuple[CompiledDense, list[Sequence[Tensor]]]
@@ -101,7 +101,8 @@ def test_compiled_finds_the_same(
     checkpoint = Checkpoint(tiny_torchvision.state_dict(), tiny, "", {})
     eager = load_model(checkpoint, precision="bf16", device="cpu")
     compiled = load_model(checkpoint, precision="bf16", device="cpu", compiled=True)
-    assert sum(isinstance(m, FusedBlock) for m in compiled.modules()) == sum(tiny.blocks)
+    fused = sum(tiny.blocks) if can_fuse(torch.device("cpu"), torch.bfloat16) else 0  # needs AVX512
+    assert sum(isinstance(m, FusedBlock) for m in compiled.modules()) == fused
     for name in ("landscape", "portrait", "landscape", "square"):
         a, b = eager.predict([pixels[name]])[0], compiled.predict([pixels[name]])[0]
         torch.testing.assert_close(a.scores[:10], b.scores[:10], atol=0.03, rtol=0)
