@@ -1,1 +1,4 @@
-"""The data's way: catalog, fetch, decode, segment, encode, write, and reading it back."""
+"""The job: it catalogues images, fetches, decodes, segments and encodes them on Ray Data, and reads results back.
+
+Import from its packages and modules by path, so that reading results does not load Ray or PyTorch.
+"""

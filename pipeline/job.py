@@ -1,17 +1,16 @@
-"""The segmentation job from its options to its record, step by step."""
+"""The segmentation job, step by step, from its options to its record."""
 
 from __future__ import annotations
 
 import random
 import time
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import ray
 import torch
-from ray.data import DataContext
 
 from model import Checkpoint, read_checkpoint
 from model.inference.precision import resolve_precision
@@ -19,38 +18,56 @@ from model.load import build_network
 from model.preset import Preset
 from pipeline import plan
 from pipeline.catalog.slices import Slice, first_images, unfinished_slices
-from pipeline.cluster import connection, sizing
-from pipeline.cluster.error_attribution import attributed
-from pipeline.cluster.monitor import Allowance, monitored
+from pipeline.cluster import sizing
+from pipeline.cluster.connection import Connection
+from pipeline.cluster.error_attribution import attribute_error
+from pipeline.cluster.monitor import ErrorBudget, monitored
 from pipeline.cluster.progress import Progress
 from pipeline.cluster.shutdown import ShutdownHandler
 from pipeline.errors import InputError
 from pipeline.estimate import estimate
-from pipeline.observer import JobObserver
+from pipeline.observer import JobObserver, Totals
 from pipeline.options import Options
 from pipeline.output import checkpoint, reconciliation
 from pipeline.output.counts import counts
 from pipeline.output.description import describe
 from pipeline.output.lease import Lease
 from pipeline.output.run_record import RunTotals, package_versions, record_run, run_statistics
+from pipeline.stages.context import JobContext, Network
 from pipeline.stages.quarantine import Quarantine
-from pipeline.stages.segment import Network
 from pipeline.storage import place
 
 __all__ = ["JobObserver", "Options", "plan_of", "run"]
 
-PARTS = 50  # results files of a run, at least: a restart repeats at most about that share of it
-ROWS_PER_FILE = (32, 4096)
-SEED = 0  # of the order of slices: what is begun first is a fair sample, see `monitor.exceeds_error_rate`
-ROUNDS = 3  # of the plan: what machines that died have lost is done again
+SEED = 0  # of the order of slices: those that start first are a random sample, see `monitor.exceeds_error_rate`
+MAX_PLANS = 3  # in a run: a later plan repeats what was lost with machines that died
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job whose weights and options have been checked.
+
+    Attributes:
+        preset: the checkpoint's preset with the user's overrides.
+    """
+
+    options: Options
+    checkpoint: Checkpoint
+    preset: Preset
+    observer: JobObserver
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The metadata of every results file."""
+        return describe(self.checkpoint, self.options)
 
 
 def run(options: Options, observer: JobObserver) -> dict[str, Any]:
-    """Segments what is not segmented yet and writes runs/<id>.json.
+    """Segments the images that have no result yet and writes runs/<id>.json.
 
-    What the user named is checked before Ray starts, and before anything that is there is changed. When the plan
-    has ended, the results are held against the catalog: images without a row are done again, and of doubled rows
-    one stays. So that each has exactly one rests on what lies in storage and on nothing that a process remembers.
+    Everything the user named is checked before Ray starts and before anything in the output changes. After the plan,
+    the results are reconciled with the catalog: images without a row are done again, and of duplicate rows one stays.
+    So the guarantee of exactly one row for each image rests on storage only, not on the memory of a process.
 
     Returns:
         The record of the run.
@@ -60,43 +77,64 @@ def run(options: Options, observer: JobObserver) -> dict[str, Any]:
         WeightsError: the checkpoint cannot be read or does not fit.
         TooManyErrorsError: more images fail than `max_error_rate` allows.
     """
-    observer.phase(f"checking weights {options.weights}")
-    weights, preset = _checked(options)
+    job = _checked(options, observer)
     try:
-        return _run(options, weights, preset, observer)
+        return _run(job)
     except Exception as error:
-        if (blame := attributed(error, options.output)) is error:
+        if (attributed := attribute_error(error, options.output)) is error:
             raise
-        raise blame from None
+        raise attributed from None
 
 
-def _run(options: Options, weights: Checkpoint, preset: Preset, observer: JobObserver) -> dict[str, Any]:
-    started, output, described = datetime.now(UTC), options.output, describe(weights, options)
-    run_id = started.strftime("%Y%m%dT%H%M%SZ-") + uuid.uuid4().hex[:6]
-    record: dict[str, Any] = {"run": run_id, "started": started.isoformat(), "images_to_do": 0}
-    record |= {"options": options.plain(), "description": described, "versions": package_versions()}
-    spent = RunTotals()
+def plan_of(options: Options, observer: JobObserver) -> dict[str, Any]:
+    """Reports what `run` would do, see `pipeline.estimate`. It segments a small sample and changes nothing.
+
+    Raises:
+        InputError: an input, the output or an option cannot be used.
+        WeightsError: the checkpoint cannot be read or does not fit.
+    """
+    job = _checked(options, observer)
+    with ShutdownHandler(), reconciliation.dry_run(options, job.description, observer) as dry_run:
+        observer.phase("trying a few images")
+        return estimate(options, job.checkpoint, dry_run)
+
+
+def _checked(options: Options, observer: JobObserver) -> Job:
+    """Reads the checkpoint and checks that it can be built, and that the results can store its categories."""
+    observer.phase(f"checking weights {options.weights}")
+    weights = read_checkpoint(options.weights, place(options.weights, options.output.options).storage_options)
+    preset = weights.preset.replace(**options.overrides)
+    build_network(weights, preset)
+    resolve_precision(options.precision, torch.device("cpu"), options.compiled)
+    if too_large := [i for i in preset.category_ids if not 0 <= i < 1 << 15]:
+        raise InputError(f"weights {options.weights}: category id {too_large[0]} is outside 0 to 32767")
+    return Job(options, weights, preset, observer)
+
+
+def _run(job: Job) -> dict[str, Any]:
+    options, output, observer = job.options, job.options.output, job.observer
+    record = _new_record(job)
+    run_totals = RunTotals()
     with (
         ShutdownHandler() as shutdown,
-        Lease(output, run_id, shutdown.stop, observer.phase) as lease,
-        connection.Connection() as ray_cluster,
+        Lease(output, record["run"], shutdown.stop, observer.phase) as lease,
+        Connection() as ray_cluster,
     ):
-        done = reconciliation.prepare_output(options, described, run_id, record, observer)
+        done = reconciliation.prepare_output(options, job.description, record["run"], record, observer)
         record["images_before"] = len(done)
         with record_run(output, record, observer, lambda: shutdown.reason):
-            for round_ in range(ROUNDS):
+            for attempt in range(MAX_PLANS):
                 work = first_images(unfinished_slices(output, done), options.limit)
-                if not (left := sum(len(s.rows) for s in work)):
+                if not work:
                     break
-                observer.phase("starting Ray" if not round_ else "doing again what was lost on the way")
-                context = ray_cluster.context()
+                observer.phase("repeating what was lost" if attempt else "starting Ray")
+                checkpoint.configure(ray_cluster.context(), output)
                 shutdown.arm()
-                record["images_to_do"] += left
-                random.Random(SEED).shuffle(work)
+                record["images_to_do"] += _images(work)
                 try:
-                    _segment(options, work, weights, preset, described, observer, context, lease, shutdown, spent)
+                    _segment(job, work, lease, shutdown, run_totals)
                 finally:
-                    record |= run_statistics(spent)
+                    record |= run_statistics(run_totals)
                 done = reconciliation.reconcile(output, record)
                 if options.limit is not None:
                     break
@@ -108,76 +146,69 @@ def _run(options: Options, weights: Checkpoint, preset: Preset, observer: JobObs
     return record
 
 
-def plan_of(options: Options, observer: JobObserver) -> dict[str, Any]:
-    """Says what `run` would do and leaves the output as it is; segments nothing but a sample. See `pipeline.estimate`.
-
-    Raises:
-        InputError: an input, the output or an option cannot be used.
-        WeightsError: the checkpoint cannot be read or does not fit.
-    """
-    observer.phase(f"checking weights {options.weights}")
-    weights, _ = _checked(options)
-    with ShutdownHandler(), reconciliation.dry_run(options, describe(weights, options), observer) as trial:
-        observer.phase("trying a few images")
-        return estimate(options, weights, trial)
+def _new_record(job: Job) -> dict[str, Any]:
+    started = datetime.now(UTC)
+    return {
+        "run": started.strftime("%Y%m%dT%H%M%SZ-") + uuid.uuid4().hex[:6],
+        "started": started.isoformat(),
+        "images_to_do": 0,
+        "options": job.options.plain(),
+        "description": job.description,
+        "versions": package_versions(),
+    }
 
 
-def _checked(options: Options) -> tuple[Checkpoint, Preset]:
-    """The weights and their preset, known to fit each other and what can be stored."""
-    weights = read_checkpoint(options.weights, place(options.weights, options.output.options).storage_options)
-    preset = weights.preset.replace(**options.overrides)
-    build_network(weights, preset)
-    resolve_precision(options.precision, torch.device("cpu"), options.compiled)
-    if too_large := [i for i in preset.category_ids if not 0 <= i < 1 << 15]:
-        raise InputError(f"weights {options.weights}: category id {too_large[0]} is outside 0 to 32767")
-    return weights, preset
+def _segment(job: Job, work: list[Slice], lease: Lease, shutdown: ShutdownHandler, run_totals: RunTotals) -> None:
+    """Runs one plan, and adds its cost to `run_totals` even if it is cut short."""
+    options, observer, images = job.options, job.observer, _images(work)
+    random.Random(SEED).shuffle(work)
+    budget = None  # counted before the job waits for GPUs, which cost money
+    if options.max_error_rate is not None:
+        budget = ErrorBudget.of(options.max_error_rate, counts(options.output), work)
+    request = sizing.PoolRequest(options.workers, options.gpus_per_worker, options.batch_size)
+    resources = sizing.resources(request, images, _image_bytes(job, work), observer.phase)
+    context = _context(job)
+    run_totals.resources, start = resources.plain(), time.monotonic()
+    observer.phase(f"segmenting {images:,} images")
 
+    def report(totals: Totals, rate: float) -> None:
+        observer.totals(totals, images)
+        done = min(totals.images, images)  # images that were lost with a machine are counted twice
+        lease.set_progress(images=done, left=images, failed=totals.errors.total(), images_per_second=round(rate, 2))
 
-def _segment(
-    options: Options,
-    work: list[Slice],
-    weights: Checkpoint,
-    preset: Preset,
-    described: dict[str, Any],
-    observer: JobObserver,
-    context: DataContext,
-    lease: Lease,
-    shutdown: ShutdownHandler,
-    spent: RunTotals,
-) -> None:
-    """Runs the plan on what is left, and adds to what was spent, also where it is cut short."""
-    left = sum(len(s.rows) for s in work)
-    checkpoint.configure(context, options.output)
-    network = Network(
-        ray.put(weights), options.precision, options.compiled, options.tiling, options.nvjpeg, options.overrides
-    )
-    rows = min(max(left // PARTS, ROWS_PER_FILE[0]), ROWS_PER_FILE[1])
-    share, image_bytes = options.max_error_rate, 3 * preset.min_size * preset.max_size
-    if options.tiling or options.nvjpeg:  # images reach an actor as they are stored
-        image_bytes = max(image_bytes, sum(s.bytes for s in work) // left)
-    allowance = None if share is None else Allowance.of(share, counts(options.output), work)  # before GPUs are paid for
-    resources = sizing.resources(
-        options.workers, options.gpus_per_worker, options.batch_size, observer.phase, left, image_bytes
-    )
-    spent.resources, began = resources.plain(), time.monotonic()
-    observer.phase(f"segmenting {left:,} images")
-    progress, quarantine = Progress.start(), Quarantine.start()
-    ended = False
+    finished = False
     try:
-        with monitored(progress, observer, left, allowance, lease.set_progress, shutdown.stop):
-            plan.execute(
-                options.output,
-                work,
-                network,
-                preset,
-                described,
-                resources,
-                progress,
-                quarantine,
-                options.pixel_limit,
-                rows,
-            )
-        ended = True
+        with monitored(context.progress, report, budget, shutdown.stop):
+            plan.execute(options.output, work, context, resources)
+        finished = True
     finally:
-        totals = progress.last
-        spent.add(totals, left if ended else min(totals.images, left), time.monotonic() - began)
+        totals = context.progress.last
+        run_totals.add(totals, images if finished else min(totals.images, images), time.monotonic() - start)
+
+
+def _context(job: Job) -> JobContext:
+    """What the stages know. Starts the actors that count progress and keep the quarantine."""
+    options = job.options
+    return JobContext(
+        network=Network(ray.put(job.checkpoint), options.precision, options.compiled, options.overrides),
+        preset=job.preset,
+        description=job.description,
+        storage_options=options.output.options,
+        pixel_limit=options.pixel_limit,
+        progress=Progress.start(),
+        quarantine=Quarantine.start(),
+        tiling=options.tiling,
+        nvjpeg=options.nvjpeg,
+    )
+
+
+def _images(work: list[Slice]) -> int:
+    return sum(len(s.rows) for s in work)
+
+
+def _image_bytes(job: Job, work: list[Slice]) -> int:
+    """Bytes of an image as it reaches an actor: its pixels, or the stored file if the actor decodes."""
+    pixels = 3 * job.preset.min_size * job.preset.max_size
+    if job.options.tiling or job.options.nvjpeg:
+        return max(pixels, sum(s.bytes for s in work) // _images(work))
+    return pixels

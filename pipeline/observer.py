@@ -1,4 +1,4 @@
-"""What a running job tells whoever watches it: counts, phases, questions. Display only: results lie in storage."""
+"""What a running job reports to its observer: phases, counts, questions. It is for display; results are in storage."""
 
 from __future__ import annotations
 
@@ -9,30 +9,43 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-KIB = 1 if sys.platform == "darwin" else 1024  # bytes in the unit of ru_maxrss
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
 @dataclass
 class Totals:
-    """What has been seen so far. A stage's seconds are summed over all workers."""
+    """Counts of a job so far. The seconds of a stage are summed over all workers.
+
+    Attributes:
+        images: that have passed the segment stage.
+        instances: found in them.
+        started: "slices" of the catalog that have started, and their "images".
+        errors: images with an error by kind, which is the error's text before the colon.
+        seconds: by stage.
+        passed: images by stage.
+        read: bytes by stage, for stages that read or write some.
+        memory: most resident bytes of one process, by stage.
+        reasons: images with an error by the error's text, without its numbers.
+        batches: "images" in forward passes and the "slots" for them; "pixels" of these images as the network sees them
+            and "inputs", the same with padding.
+    """
 
     images: int = 0
     instances: int = 0
-    begun: Counter[str] = field(default_factory=Counter)  # "slices" of the catalog and their "images"
-    errors: Counter[str] = field(default_factory=Counter)  # by kind: the error's text before the colon
-    seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))  # by stage
-    passed: Counter[str] = field(default_factory=Counter)  # images by stage
-    read: Counter[str] = field(default_factory=Counter)  # bytes by stage, of those that read or write some
-    memory: dict[str, int] = field(default_factory=dict)  # bytes at most resident in one process, by stage
-    reasons: Counter[str] = field(default_factory=Counter)  # errors by their text, numbers left out
-    batches: Counter[str] = field(default_factory=Counter)  # "images" of forward passes and their "slots"; "pixels" of
-    # images as the network sees them and "inputs", padding included
+    started: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))
+    passed: Counter[str] = field(default_factory=Counter)
+    read: Counter[str] = field(default_factory=Counter)
+    memory: dict[str, int] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
+    batches: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Totals) -> None:
-        """Adds what another plan has done."""
+        """Adds the counts of another plan."""
         self.images += other.images
         self.instances += other.instances
-        for name in ("begun", "errors", "passed", "read", "reasons", "batches"):
+        for name in ("started", "errors", "passed", "read", "reasons", "batches"):
             getattr(self, name).update(getattr(other, name))
         for stage, seconds in other.seconds.items():
             self.seconds[stage] += seconds
@@ -41,28 +54,29 @@ class Totals:
 
 
 class JobObserver:
-    """Told how a job goes; does nothing. Commands show it.
+    """Receives the events of a job. This one ignores them; commands display them.
 
     Attributes:
-        record: of the run, once it has ended, whatever ended it; None if it was refused before it began.
+        record: the record of the run when it has ended, however it ended; None if the job was refused before it
+            started.
     """
 
     record: dict[str, Any] | None = None
 
     def phase(self, text: str) -> None:
-        """The job has come to a new step."""
+        """The job starts a new step."""
 
     def reading(self, done: int, total: int) -> None:
-        """Containers whose content is known, of those to read."""
+        """The job has read the index of `done` of `total` containers."""
 
     def totals(self, totals: Totals, left: int) -> None:
-        """Counts while the plan runs; `left` images were owed at its start."""
+        """Counts while the plan runs; `left` images were to do when it started."""
 
     def confirm(self, question: str) -> bool:
-        """Whether to go on with what cannot simply be undone."""
+        """Whether to go on with something that is hard to undo."""
         return True
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has had resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+    """The most bytes that this process has had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT

@@ -18,7 +18,7 @@ from model import MaskRCNN, rle
 from model.batching import batches_by_shape
 from model.layers.rpn import propose
 from model.layers.transform import resized_size, shrink, to_input
-from pipeline.cluster.sizing import BATCHES
+from pipeline.cluster.actor_pool import BATCHES_PER_WINDOW
 from pipeline.images import open_image, to_rgb
 from pipeline.images.device_jpeg import decode_jpegs
 from pipeline.options import MAX_PIXELS
@@ -61,7 +61,7 @@ def run_windows(network: MaskRCNN, data: Sequence[bytes], batch_size: int, nvjpe
         The seconds that an actor would spend, and the number of instances found.
     """
     seconds, instances = 0.0, 0
-    window = BATCHES * batch_size
+    window = BATCHES_PER_WINDOW * batch_size
     for start in range(0, len(data), window):
         started = time.perf_counter()
         pixels, sizes = decode(data[start : start + window], network, nvjpeg)

@@ -1,4 +1,4 @@
-"""The Ray cluster that a job runs on: connection, sizes of the stages, progress, metrics, shutdown.
+"""The Ray cluster that a job runs on: connection, nodes, actor pool, windows, progress, metrics, shutdown.
 
-Nothing here is part of the guarantees: those rest on storage.
+No guarantee of a job rests on what is here: those rest on storage. Import the modules by path, because most load Ray.
 """

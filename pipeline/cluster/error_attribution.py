@@ -1,4 +1,4 @@
-"""Whose error it is: a store's errors become a line about the output, which is the one store the driver writes to."""
+"""Decides whether an error comes from the output's store. If it does, it becomes one line that names the output."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from ray.exceptions import RayError
 from pipeline.errors import InputError
 from pipeline.storage import Place, explain
 
-CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs"}  # packages that talk to stores
+STORE_CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs"}  # packages that talk to stores
 
 
-def attributed(error: Exception, output: Place) -> Exception:
-    """The error to raise for one of the driver or of Ray: one of ours, the output's as a line, or the same.
+def attribute_error(error: Exception, output: Place) -> Exception:
+    """The error to raise for one that ended the driver or a Ray task.
 
-    What goes wrong with inputs comes as ours or as a row, so any other of a store is of the output.
+    The driver writes to one store only, the output's. Problems with inputs arrive as an `InputError` or as rows, so any
+    other error of a store is the output's.
+
+    Returns:
+        An `InputError` from a task; an `InputError` about the output if its store failed; otherwise the same error.
     """
     if not isinstance(error, RayError):
-        return explain(output.url, error) if _of_store(error, output) else error
-    # Ray keeps one of ours as text alone.
+        return explain(output.url, error) if _is_of_store(error, output) else error
+    # Ray keeps an InputError of a task as text only.
     if found := re.findall(rf"^{InputError.__module__}\.{InputError.__name__}: (.*)$", str(error), re.MULTILINE):
         return InputError(found[-1])
     cause: Exception = getattr(error, "cause", None) or error
-    return explain(output.url, cause) if _of_store(cause, output) else error
+    return explain(output.url, cause) if _is_of_store(cause, output) else error
 
 
-def _of_store(error: Exception, output: Place) -> bool:
+def _is_of_store(error: Exception, output: Place) -> bool:
     if not isinstance(error, OSError):
-        return type(error).__module__.split(".")[0] in CLIENTS
+        return type(error).__module__.split(".")[0] in STORE_CLIENTS
     path = str(error.filename)
-    if os.path.isabs(path):  # of a disk; a store's clients give none, and Ray puts advice on retries there
+    if os.path.isabs(path):  # a local disk; clients of stores set no path, and Ray puts advice on retries there
         return output.protocol == "file" and (path.startswith(output.path) or output.path.startswith(path))
     return output.protocol == "file" or error.errno not in (errno.ENOSPC, errno.EDQUOT)

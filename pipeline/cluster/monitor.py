@@ -1,4 +1,4 @@
-"""Looking at a running plan every second: for the display, the lease, and whether its input is plainly wrong."""
+"""Checks a running plan every second: reports its counts, and stops a job whose input is plainly wrong."""
 
 from __future__ import annotations
 
@@ -14,76 +14,70 @@ import ray
 from pipeline.catalog.slices import Slice
 from pipeline.cluster.progress import Progress
 from pipeline.errors import TooManyErrorsError
-from pipeline.observer import JobObserver, Totals
+from pipeline.observer import Totals
 from pipeline.output.counts import Counts
 
-ENOUGH = 100  # images before which it is not worth stopping
-CHANCE = 1e-9  # at each look that a job is stopped whose share of errors is allowed; there is a look a second
-REASONS = 10  # shown
+MIN_IMAGES = 100  # before which a job is not stopped
+FALSE_STOP_PROBABILITY = 1e-9  # at each check, for a job whose error rate is allowed; there is one check a second
+SHOWN_REASONS = 10
 
 
 @dataclass(frozen=True)
-class Allowance:
-    """How many images may fail, as it is checked in the end: existing rows count too.
+class ErrorBudget:
+    """How many images may fail. It is checked against all rows of the output, including those of earlier runs.
 
     Attributes:
-        share: of all rows that may be errors.
-        rows: there will be in the end.
-        failed: of those that are there already.
+        rate: the share of all rows that may be errors.
+        rows: in the output when the plan has ended.
+        failed: rows with an error before the plan.
         images: of the plan.
-        largest: images of its largest slice.
+        largest_slice: images in the plan's largest slice.
     """
 
-    share: float
+    rate: float
     rows: int
     failed: int
     images: int
-    largest: int
+    largest_slice: int
 
     @classmethod
-    def of(cls, share: float, before: Counts, work: Sequence[Slice]) -> Allowance:
-        """The allowance of a plan.
+    def of(cls, rate: float, before: Counts, work: Sequence[Slice]) -> ErrorBudget:
+        """The budget of a plan.
 
         Args:
-            before: what the output holds.
-            work: the plan's.
+            before: rows in the output before the plan.
+            work: slices of the plan.
         """
         sizes = [len(s.rows) for s in work]
-        return cls(share, before.done + sum(sizes), before.failed, sum(sizes), max(sizes))
+        return cls(rate, before.done + sum(sizes), before.failed, sum(sizes), max(sizes))
 
 
 @contextmanager
 def monitored(
     progress: Progress,
-    observer: JobObserver,
-    left: int,
-    allowance: Allowance | None,
-    say: Callable[..., None],
+    report: Callable[[Totals, float], None],
+    budget: ErrorBudget | None,
     stop: Callable[[Exception], None],
 ) -> Iterator[None]:
-    """Looks from a thread of its own while the plan runs, and once more when it has ended.
+    """Checks a plan from a thread while it runs, and once more when it has ended.
 
     Args:
-        left: images owed at the start.
-        allowance: how many images may fail; None: all.
-        say: told the counts, for others to see.
-        stop: called with the error that ends the job.
+        report: receives the counts and the images per second.
+        budget: how many images may fail; None: all.
+        stop: receives the error that ends the job.
     """
-    ended, began = threading.Event(), time.monotonic()
+    ended, start = threading.Event(), time.monotonic()
 
-    def look() -> Totals:
+    def check() -> Totals:
         totals = progress.read()
-        observer.totals(totals, left)
-        rate = totals.images / max(time.monotonic() - began, 1e-9)
-        # What a machine that died had not handed over is done, and counted, again.
-        say(images=min(totals.images, left), left=left, failed=totals.errors.total(), images_per_second=round(rate, 2))
+        report(totals, totals.images / max(time.monotonic() - start, 1e-9))
         return totals
 
     def poll() -> None:
         while not ended.wait(1.0):
-            totals = look()
-            if allowance is not None and exceeds_error_rate(totals, allowance):
-                stop(TooManyErrorsError(_verdict(totals, allowance), totals.reasons.most_common(REASONS)))
+            totals = check()
+            if budget is not None and exceeds_error_rate(totals, budget):
+                stop(TooManyErrorsError(_message(totals, budget), totals.reasons.most_common(SHOWN_REASONS)))
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()
@@ -93,32 +87,36 @@ def monitored(
         ended.set()
         thread.join()
         if ray.is_initialized():
-            look()
+            check()
 
 
-def exceeds_error_rate(totals: Totals, allowance: Allowance) -> bool:
-    """Whether more images will have failed in the end than are allowed.
+def exceeds_error_rate(totals: Totals, budget: ErrorBudget) -> bool:
+    """Whether more images will have failed at the end of the job than the budget allows.
 
-    Certain, once more have failed already than may in all; unless machines died and what they did was counted
-    twice. In a large job that comes late, so there is a test that is wrong with a chance of `CHANCE` at most.
-    Errors come in clusters, a damaged shard or a folder of something else, so what it takes for a sample is
-    slices, not images: they are begun in random order. It is Hoeffding's bound, which holds for draws without
-    replacement and whatever the clusters: of each slice it sums errors less errors allowed. Images that are
-    begun and not done count as good, as bad ones may be the faster.
+    This is certain once more images have failed than may fail in all. (Only if machines died can it be wrong, because
+    their work was counted twice.) In a large job that comes late, so there is a second test, which is wrong with a
+    probability of at most `FALSE_STOP_PROBABILITY`. Errors come in clusters, such as a damaged shard or a folder of
+    other files. So the sample consists of slices, which start in random order, and not of images.
+
+    This is Hoeffding's bound. It needs no assumption about how errors cluster, and it holds for sampling without
+    replacement. It is applied to the sum over slices of errors minus allowed errors. An image that has started but not
+    finished counts as good, because failures tend to finish first.
     """
     failed = totals.errors.total()
-    if totals.images < ENOUGH:
+    if totals.images < MIN_IMAGES:
         return False
-    if failed and allowance.failed + failed > allowance.share * allowance.rows:
+    if failed and budget.failed + failed > budget.rate * budget.rows:
         return True
-    may_fail = max(allowance.share * allowance.rows - allowance.failed, 0.0) / allowance.images
-    excess = failed - may_fail * totals.begun["images"]
-    return excess > allowance.largest * math.sqrt(totals.begun["slices"] * math.log(1 / CHANCE) / 2)
+    allowed = max(budget.rate * budget.rows - budget.failed, 0.0) / budget.images
+    excess = failed - allowed * totals.started["images"]
+    return excess > budget.largest_slice * math.sqrt(
+        totals.started["slices"] * math.log(1 / FALSE_STOP_PROBABILITY) / 2
+    )
 
 
-def _verdict(totals: Totals, allowance: Allowance) -> str:
+def _message(totals: Totals, budget: ErrorBudget) -> str:
     return (
         f"stopped early: {totals.errors.total():,} of the first {totals.images:,} images failed, more than "
-        f"--max-error-rate {allowance.share} allows. Look at the reasons, put the input right and start the same "
-        "command with --retry-errors"
+        f"--max-error-rate {budget.rate} allows. Look at the reasons, correct the input and start the same command "
+        "with --retry-errors"
     )

@@ -1,4 +1,4 @@
-"""Counts of a running job, for whoever watches. Display only: the account is kept in storage."""
+"""Counts of a running job, for the display and the metrics. What is finished is decided by storage, not by these."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster import metrics
+from pipeline.cluster.nodes import start_on_driver_node
 from pipeline.observer import Totals, peak_memory
 
-REASONS = 1000  # texts kept; what is plainly wrong shows long before
+MAX_REASONS = 1000  # different error texts that are counted; a job with more has shown what is wrong long before
 
 
-class _Board:
-    """Adds up what the workers report."""
+class _Counts:
+    """An actor that adds up what the workers report."""
 
     def __init__(self) -> None:
         self.totals = Totals()
 
-    def begun(self, images: int) -> None:
-        self.totals.begun.update(slices=1, images=images)
+    def started(self, images: int) -> None:
+        self.totals.started.update(slices=1, images=images)
 
     def segmented(self, images: int, instances: int, errors: Counter[str], reasons: Counter[str]) -> None:
         self.totals.images += images
         self.totals.instances += instances
         self.totals.errors += errors
         for reason, count in reasons.items():
-            if reason in self.totals.reasons or len(self.totals.reasons) < REASONS:
+            if reason in self.totals.reasons or len(self.totals.reasons) < MAX_REASONS:
                 self.totals.reasons[reason] += count
 
-    def stage(self, name: str, passed: Counter[str], seconds: float, memory: int) -> None:
+    def stage(self, name: str, counts: Counter[str], seconds: float, memory: int) -> None:
         self.totals.seconds[name] += seconds
-        self.totals.passed[name] += passed["images"]
-        self.totals.read[name] += passed["bytes"]
+        self.totals.passed[name] += counts["images"]
+        self.totals.read[name] += counts["bytes"]
         self.totals.memory[name] = max(self.totals.memory.get(name, 0), memory)
 
     def batches(self, counts: Counter[str]) -> None:
@@ -50,49 +50,51 @@ class _Board:
 
 
 class Progress:
-    """A handle to the counts that stages can carry to their workers. Reports are not waited for."""
+    """A handle to the counts, which stages carry to their workers. Workers do not wait for their reports."""
 
-    def __init__(self, board: Any) -> None:
-        self._board, self._last, self._owed = board, Totals(), 0
+    def __init__(self, counts: Any) -> None:
+        self._counts, self._last, self._expected = counts, Totals(), 0
 
     @classmethod
     def start(cls) -> Progress:
-        """Counts at zero, on the node of the driver."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board: Any = ray.remote(_Board)
-        return cls(board.options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote())
+        """Starts counting at zero, on the driver's node."""
+        return cls(start_on_driver_node(_Counts))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Counter[str]]:
-        """Times a piece of a stage's work; count its images, and bytes it has read, in what this yields."""
-        began, passed = time.perf_counter(), Counter[str]()
-        yield passed
-        seconds = time.perf_counter() - began
-        metrics.stage(name, passed, seconds)
-        memory = peak_memory()
-        self._board.stage.remote(name, passed, seconds, memory)
+        """Measures a piece of a stage's work: its seconds and the memory of its process.
 
-    def begun(self, images: int) -> None:
+        Yields:
+            A counter to put the piece's "images" and "bytes" in. If it stays empty, nothing is reported.
+        """
+        start, counts = time.perf_counter(), Counter[str]()
+        yield counts
+        if counts:
+            seconds = time.perf_counter() - start
+            metrics.stage(name, counts, seconds)
+            self._counts.stage.remote(name, counts, seconds, peak_memory())
+
+    def started(self, images: int) -> None:
         """Counts a slice of the catalog whose images are about to be fetched."""
-        self._board.begun.remote(images)
+        self._counts.started.remote(images)
 
     def segmented(self, errors: list[str | None], instances: int) -> None:
-        """Counts images that have been through the network, or past it with an error."""
+        """Counts images that have passed the segment stage, each with its error or None."""
         failed = [error for error in errors if error is not None]
         kinds = Counter(error.split(":")[0] for error in failed)
         reasons = Counter(re.sub(r"\d+", "#", error)[:200] for error in failed)
         metrics.segmented(len(errors), instances, kinds)
-        self._board.segmented.remote(len(errors), instances, kinds, reasons)
+        self._counts.segmented.remote(len(errors), instances, kinds, reasons)
 
     def batches(self, images: int, slots: int, pixels: int, inputs: int) -> None:
-        """Counts images in forward passes; see `Totals.batches`."""
+        """Counts images in forward passes, see `Totals.batches`."""
         counts = Counter(images=images, slots=slots, pixels=pixels, inputs=inputs)
         metrics.batches(counts)
-        self._board.batches.remote(counts)
+        self._counts.batches.remote(counts)
 
-    def owes(self, images: int) -> None:
-        """States how many images are to come, for the driver's metrics."""
-        self._owed = self._last.images + images
+    def expect(self, images: int) -> None:
+        """Sets how many more images are to come, for the driver's metrics."""
+        self._expected = self._last.images + images
 
     @property
     def last(self) -> Totals:
@@ -100,8 +102,8 @@ class Progress:
         return self._last
 
     def read(self) -> Totals:
-        """The counts now."""
-        with suppress(RayError):  # counts for display are not worth a job
-            self._last = ray.get(self._board.read.remote())
-            metrics.left(self._owed - self._last.images, self._last.passed)
+        """Reads the counts."""
+        with suppress(RayError):  # a job does not end because its counts cannot be read
+            self._last = ray.get(self._counts.read.remote())
+            metrics.left(self._expected - self._last.images, self._last.passed)
         return self._last

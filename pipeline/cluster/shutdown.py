@@ -1,4 +1,4 @@
-"""Ending a running job from outside its main thread, and on the signal with which schedulers end one."""
+"""Ends a running job from another thread, and on SIGTERM, which schedulers send to end a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 class ShutdownHandler:
     """Turns SIGTERM and `stop` into a KeyboardInterrupt in the main thread, where a job waits for Ray.
 
-    A context manager; on leaving it, an interrupt that `stop` caused becomes the error that it was given.
+    It is a context manager. When it exits, it replaces an interrupt that `stop` caused by the error given to `stop`.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class ShutdownHandler:
 
     def __enter__(self) -> ShutdownHandler:
         if self._main:
-            self._before = signal.getsignal(signal.SIGTERM)
+            self._previous = signal.getsignal(signal.SIGTERM)
             self.arm()
         return self
 
@@ -28,21 +28,21 @@ class ShutdownHandler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._main:
-            signal.signal(signal.SIGTERM, self._before)
+            signal.signal(signal.SIGTERM, self._previous)
         if self.reason is not None and (error is None or isinstance(error, KeyboardInterrupt)):
             raise self.reason from None
 
     def arm(self) -> None:
-        """Takes the signal, again after Ray has started: it takes it for itself."""
+        """Installs the signal handler. Call it again after Ray has started, because Ray installs its own."""
         if self._main:
             signal.signal(signal.SIGTERM, _interrupt)
 
     def stop(self, reason: Exception) -> None:
-        """Ends the job with an error; from any thread. The first reason counts."""
+        """Ends the job with an error, from any thread. Only the first reason counts."""
         if self.reason is None:
             self.reason = reason
             if self._main:
-                _thread.interrupt_main(signal.SIGTERM)  # SIGINT is ignored by what a shell started in the background
+                _thread.interrupt_main(signal.SIGTERM)  # a shell's background processes ignore SIGINT
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

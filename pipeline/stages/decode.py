@@ -1,86 +1,66 @@
-"""The stage that decodes: image bytes in, pixels no larger than the network wants them out."""
+"""The decode stage: image files in, pixels no larger than the network's input out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
 import pyarrow as pa
 import torch
 
 from model.layers.transform import shrink
-from model.masks.tile_grid import Tiling
-from model.preset import Preset
-from pipeline.cluster.progress import Progress
 from pipeline.images import ImageError, open_image, to_rgb
-from pipeline.stages.quarantine import Quarantine, trusted
+from pipeline.stages.base import Block, Stage, each_image
+from pipeline.stages.context import JobContext
+from pipeline.stages.rows import DecodedImage, FetchedImage
 from pipeline.storage import one_line
-
-DECODED = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("uri", pa.string()),
-        ("error", pa.string()),
-        ("width", pa.int32()),  # of the stored image
-        ("height", pa.int32()),
-        ("rows", pa.int32()),  # of the pixels here
-        ("columns", pa.int32()),
-        ("pixels", pa.large_binary()),  # uint8 (rows, columns, 3); null of an image to be cut into tiles
-        ("encoded", pa.large_binary()),  # an image that the actor decodes, as stored
-    ]
-)
+from pipeline.storage.image_readers import IsolateImage
 
 
-class Decode:
-    """A batch of fetched rows in, blocks of decoded rows of bounded size out.
+class Decode(Stage):
+    """Decodes a batch of image files and shrinks them, in blocks of bounded size.
 
-    An image that is to be cut into tiles passes as it is, its header read: decoded it would be the largest
-    block of the job by far, and the actor wants a tile at a time. So does one that the actor's GPU is to decode.
+    Two kinds of images pass as files, with only their header read. An image that needs tiles would be by far the
+    largest block of the job once decoded, and the actor wants one tile at a time. A JPEG that the actor decodes on its
+    GPU stays a JPEG.
+
+    Args:
+        block_bytes: bytes of pixels or files after which a block ends.
     """
 
-    def __init__(
-        self,
-        preset: Preset,
-        max_pixels: int,
-        tiling: Tiling | None,
-        nvjpeg: bool,
-        progress: Progress,
-        quarantine: Quarantine,
-        block: int,
-    ) -> None:
-        self.preset, self.max_pixels, self.tiling, self.nvjpeg = preset, max_pixels, tiling, nvjpeg
-        self.progress, self.quarantine, self.block = progress, quarantine, block
+    name = "decode"
 
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+    def __init__(self, context: JobContext, block_bytes: int) -> None:
+        super().__init__(context)
+        self.block_bytes = block_bytes
+
+    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[Block]:
+        """Yields rows of `DecodedImage`."""
         torch.set_num_threads(1)  # many of these tasks run side by side
-        waiting = batch.to_pylist()[::-1]
-        with self.quarantine.batch("decode", batch["image_id"].to_pylist()) as suspected:
-            alone = suspected or trusted
-            while waiting:
-                rows: list[dict[str, Any]] = []
-                size = 0
-                with self.progress.stage("decode") as passed:
-                    while waiting and size < self.block:
-                        row = waiting.pop()
-                        with alone(row["image_id"]) as error:
-                            rows.append(self._decode(row if error is None else row | {"error": error}))
-                        size += len(rows[-1].get("pixels") or rows[-1].get("encoded") or b"")
-                    passed["images"] = len(rows)
-                yield pa.Table.from_pylist(rows, schema=DECODED)
+        rows: list[DecodedImage] = []
+        size = 0
+        for row in each_image(self._decode, FetchedImage.from_table(batch), isolate):
+            rows.append(row)
+            size += row.pixels.nbytes if row.pixels is not None else len(row.encoded or b"")
+            if size >= self.block_bytes:
+                yield Block(DecodedImage.to_table(rows), len(rows))
+                rows, size = [], 0
+        if rows:
+            yield Block(DecodedImage.to_table(rows), len(rows))
 
-    def _decode(self, row: dict[str, Any]) -> dict[str, Any]:
-        done = {"image_id": row["image_id"], "uri": row["uri"], "error": row["error"]}
-        if row["error"] is not None:
-            return done
+    def _decode(self, row: FetchedImage) -> DecodedImage:
+        decoded = DecodedImage(row.image_id, row.uri, row.error)
+        if row.error is not None:
+            return decoded
+        assert row.data is not None
         try:
-            image = open_image(row["data"], self.max_pixels)
-            done |= {"width": image.width, "height": image.height}
-            tiled = self.tiling and self.tiling.needed(image.height, image.width)
-            if tiled or (self.nvjpeg and image.format == "JPEG" and image.mode in ("L", "RGB")):
-                return done | {"encoded": row["data"]}
-            pixels = shrink(torch.from_numpy(to_rgb(image)), self.preset).numpy()
+            image = open_image(row.data, self.context.pixel_limit)
+            decoded = replace(decoded, width=image.width, height=image.height)
+            on_gpu = self.context.nvjpeg and image.format == "JPEG" and image.mode in ("L", "RGB")
+            if on_gpu or self.context.needs_tiles(image.height, image.width):
+                return replace(decoded, encoded=row.data)
+            return replace(decoded, pixels=shrink(torch.from_numpy(to_rgb(image)), self.context.preset))
         except ImageError as error:
-            return done | {"error": str(error)}
+            return replace(decoded, error=str(error))
         except (RuntimeError, MemoryError) as error:
-            return done | {"error": f"DecodeError: {one_line(error)}"}
-        return done | {"rows": pixels.shape[0], "columns": pixels.shape[1], "pixels": pixels.tobytes()}
+            return replace(decoded, error=f"DecodeError: {one_line(error)}")

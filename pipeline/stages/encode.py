@@ -1,7 +1,8 @@
-"""Detections to rows of the results table: COCO boxes, RLE masks, category ids and names."""
+"""The encode stage: detections in, rows of the results table out (COCO boxes, RLE masks, categories)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,68 +10,51 @@ import pyarrow as pa
 import torch
 
 from model import RleError, rle
-from model.masks.tile_grid import Tiling
 from model.masks.tile_merging import Instances, merge_tiles
-from model.preset import Preset
-from pipeline.cluster.progress import Progress
 from pipeline.schema import RESULTS, with_description
-from pipeline.stages.quarantine import Quarantine, trusted
+from pipeline.stages.base import Block, Stage, each_image
+from pipeline.stages.rows import SegmentedImage
+from pipeline.storage.image_readers import IsolateImage
 
-LISTS = ("category_id", "category", "score", "bbox", "area", "rle")
 
+class Encode(Stage):
+    """Encodes a batch of segmented images in the schema `pipeline.schema.RESULTS`."""
 
-class Encode:
-    """A batch of segmented rows in, finished rows out, in the schema of `pipeline.schema.RESULTS`."""
+    name = "encode"
 
-    def __init__(
-        self,
-        preset: Preset,
-        tiling: Tiling | None,
-        description: dict[str, Any],
-        progress: Progress,
-        quarantine: Quarantine,
-    ) -> None:
-        self.preset, self.tiling, self.progress, self.quarantine = preset, tiling, progress, quarantine
-        self.schema = with_description(RESULTS, description)
+    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[Block]:
+        """Yields the finished rows. A column that a row does not name is null."""
+        torch.set_num_threads(1)  # many of these tasks run side by side
+        rows = list(each_image(self._encode, SegmentedImage.from_table(batch), isolate))
+        schema = with_description(RESULTS, self.context.description)
+        yield Block(pa.Table.from_pylist(rows, schema=schema), len(rows))
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        torch.set_num_threads(1)
-        rows = []
-        ids = batch["image_id"].to_pylist()
-        with self.quarantine.batch("encode", ids) as suspected, self.progress.stage("encode") as passed:
-            for row in batch.to_pylist():
-                with (suspected or trusted)(row["image_id"]) as error:
-                    rows.append(self._encode(row if error is None else row | {"error": error}))
-            passed["images"] = len(rows)
-        return pa.Table.from_pylist(rows, schema=self.schema)
-
-    def _encode(self, row: dict[str, Any]) -> dict[str, Any]:
-        done = {k: row[k] for k in ("image_id", "uri", "width", "height", "error")}
-        if row["error"] is not None:
-            return done | dict.fromkeys(LISTS)
+    def _encode(self, row: SegmentedImage) -> dict[str, Any]:
+        image = {"image_id": row.image_id, "uri": row.uri, "width": row.width, "height": row.height}
+        if row.error is not None:
+            return image | {"error": row.error}
         try:
             found = self._instances(row)
         except RleError as error:
-            return done | dict.fromkeys(LISTS) | {"error": f"SegmentError: {error}"}
-        labels = (found.labels - 1).tolist()
-        return done | {
-            "category_id": [self.preset.category_ids[i] for i in labels],
-            "category": [self.preset.categories[i] for i in labels],
+            return image | {"error": f"SegmentError: {error}"}
+        classes = (found.labels - 1).tolist()
+        return image | {
+            "category_id": [self.context.preset.category_ids[c] for c in classes],
+            "category": [self.context.preset.categories[c] for c in classes],
             "score": found.scores.tolist(),
             "bbox": np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], axis=1).tolist(),
             "area": found.areas,
             "rle": found.counts,
         }
 
-    def _instances(self, row: dict[str, Any]) -> Instances:
-        """The instances of an image with their RLE; those that several tiles saw are made one."""
-        height, width, side = row["height"], row["width"], 2 * self.preset.mask_roi_size
-        boxes = np.frombuffer(bytearray(row["boxes"]), np.float32).reshape(-1, 4)
-        masks = np.frombuffer(bytearray(row["masks"]), np.float32).reshape(len(boxes), side, side)
-        scores, labels = np.frombuffer(row["scores"], np.float32), np.frombuffer(row["labels"], np.int64)
-        counts, areas = rle.encode_with_area(masks, boxes, height, width, paste=self.preset.mask_paste)
+    def _instances(self, row: SegmentedImage) -> Instances:
+        """Encodes the masks of an image and merges instances that several tiles saw."""
+        boxes, scores, labels, masks = row.arrays()
+        height, width = row.size
+        preset = self.context.preset
+        counts, areas = rle.encode_with_area(masks, boxes, height, width, paste=preset.mask_paste)
         found = Instances(boxes, scores, labels, counts, areas)
-        if row["tiles"] is None or self.tiling is None:
+        if row.tiles is None or self.context.tiling is None:
             return found
-        tile_of = np.frombuffer(row["tiles"], np.int64)
-        return merge_tiles(found, tile_of, self.tiling.grid(height, width), height, width, self.preset.nms)
+        tiles = self.context.tiling.grid(height, width)
+        return merge_tiles(found, row.tiles.numpy(), tiles, height, width, preset.nms)

@@ -1,39 +1,29 @@
-"""The stage that fetches: catalog rows in, their bytes out; see `pipeline.storage.original_bytes`."""
+"""The fetch stage: catalog rows in, image files out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.cluster.progress import Progress
-from pipeline.stages.quarantine import Quarantine
+from pipeline.stages.base import Block, Stage
+from pipeline.storage.image_readers import IsolateImage
 from pipeline.storage.original_bytes import fetch_images
 
 
-class Fetch:
-    """A batch of catalog rows in, the same rows with their bytes out, in tables of bounded size.
+class Fetch(Stage):
+    """Reads the files of a batch of catalog rows, in tables of bounded size.
 
-    An object that is gone or forbidden is an error of its images. Credentials that are no longer good, or
-    a store that does not answer, are not: the one stops the job, the other is asked again with growing
-    pauses and stops it after `RETRY_SECONDS` seconds. Either way it can be continued with nothing lost.
+    An object that is missing or forbidden becomes the error of its images. Expired credentials stop the job. A store
+    that does not answer is retried with growing pauses and stops the job after `RETRY_SECONDS` seconds. In both cases
+    the job can be continued and loses nothing.
     """
 
-    def __init__(self, options: dict[str, Any], progress: Progress, quarantine: Quarantine) -> None:
-        self.options, self.progress, self.quarantine = options, progress, quarantine
+    name = "fetch"
 
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        self.progress.begun(len(batch))
-        with self.quarantine.batch("fetch", batch["image_id"].to_pylist()) as suspected:
-            tables = fetch_images(batch, self.options, isolate=suspected)
-            while True:
-                with self.progress.stage("fetch") as passed:
-                    table = next(tables, None)
-                    if table is not None:
-                        size = pc.sum(pc.binary_length(table["data"])).as_py() or 0
-                        passed["images"], passed["bytes"] = len(table), size
-                if table is None:
-                    return
-                yield table
+    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[Block]:
+        """Yields rows of `FetchedImage`."""
+        self.context.progress.started(len(batch))
+        for table in fetch_images(batch, self.context.storage_options, isolate=isolate):
+            yield Block(table, len(table), bytes_read=pc.sum(pc.binary_length(table["data"])).as_py() or 0)

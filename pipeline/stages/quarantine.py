@@ -1,8 +1,9 @@
-"""Images that kill the process that works on them: a fault in a decoder, or more memory than there is.
+"""Quarantine for images that crash a worker: a decoder bug, or an image that needs more memory than there is.
 
-Ray starts such a process and its batch again, and would do so for ever. So a batch is registered before it is
-begun and struck off when it ends. One that was begun before and never struck off is done image by image, each
-registered in turn, and an image that was alone with its process when it died `DEATHS` times is not tried again.
+Ray restarts a crashed worker with the same batch, and would repeat that forever. So a stage registers a batch before
+it starts and removes it when it has finished. A batch that is still registered when it starts again has crashed a
+worker. Its images are then processed one by one, and each is registered in turn. An image that was alone in its worker
+`MAX_CRASHES` times when that worker died is not tried again: it becomes an error row.
 """
 
 from __future__ import annotations
@@ -16,71 +17,68 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.storage.original_bytes import IsolateImage
+from pipeline.cluster.nodes import start_on_driver_node
+from pipeline.storage.image_readers import IsolateImage
 
-DEATHS = 3  # of an image alone: one may be a machine that was taken away, three in a row are no chance
+MAX_CRASHES = 3  # one crash may be a machine that was taken away; three with the same image are no coincidence
 
 
 class _Register:
-    """How often each piece of work was begun and not struck off."""
+    """Counts how often each piece of work has started without finishing."""
 
     def __init__(self) -> None:
-        self._open: Counter[str] = Counter()
+        self._unfinished: Counter[str] = Counter()
 
-    def begin(self, key: str) -> int:
-        self._open[key] += 1
-        return self._open[key] - 1
+    def start(self, key: str) -> int:
+        """Registers work; returns how often it has crashed before."""
+        self._unfinished[key] += 1
+        return self._unfinished[key] - 1
 
-    def end(self, key: str) -> None:
-        self._open.pop(key, None)
+    def finish(self, key: str) -> None:
+        self._unfinished.pop(key, None)
 
 
 class Quarantine:
-    """A handle to the register that stages can carry to their workers."""
+    """A handle to the register, which stages carry to their workers."""
 
     def __init__(self, register: Any) -> None:
         self._register = register
 
     @classmethod
     def start(cls) -> Quarantine:
-        """An empty register, on the node of the driver: it lasts as long as the job."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        register: Any = ray.remote(_Register)
-        return cls(
-            register.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
-        )
+        """Starts an empty register on the driver's node. It lives as long as the job."""
+        return cls(start_on_driver_node(_Register, max_task_retries=-1))
 
     @contextmanager
     def batch(self, stage: str, ids: Sequence[int]) -> Iterator[IsolateImage | None]:
-        """Registers a batch for the time it is worked on.
+        """Registers a batch while a stage works on it.
 
         Yields:
-            None where nothing is suspected. Else the batch has cost a process before: each image is to be done
-            alone, inside the context that the yielded function gives for its id. That yields the error of an
-            image which is not to be tried again, or None.
+            None for a batch that has not crashed a worker. Otherwise a function: process each image inside the context
+            that it opens for the image's id. The context yields None, or the error of an image that has crashed its
+            worker too often and must not be tried again.
         """
         key = f"{stage} {hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=16).hexdigest()}"
-        died = ray.get(self._register.begin.remote(key))
+        crashes = ray.get(self._register.start.remote(key))
         try:
-            yield partial(self._alone, stage) if died else None
+            yield partial(self._isolated, stage) if crashes else None
         finally:
-            self._register.end.remote(key)
+            self._register.finish.remote(key)
 
     @contextmanager
-    def _alone(self, stage: str, image_id: int, what: str = "this image alone") -> Iterator[str | None]:
+    def _isolated(self, stage: str, image_id: int, what: str = "this image alone") -> Iterator[str | None]:
         key = f"{stage} {image_id}"
-        died = ray.get(self._register.begin.remote(key))
-        if died >= DEATHS:  # it stays registered: its batch may come again, for another image's sake
-            yield f"WorkerDied: its process died {DEATHS} times at {what} (stage: {stage})"
+        crashes = ray.get(self._register.start.remote(key))
+        if crashes >= MAX_CRASHES:  # it stays registered, because another image may crash its batch again
+            yield f"WorkerDied: its process died {MAX_CRASHES} times at {what} (stage: {stage})"
             return
         try:
             yield None
         finally:
-            self._register.end.remote(key)
+            self._register.finish.remote(key)
 
 
-def trusted(image_id: int, what: str = "") -> AbstractContextManager[str | None]:
-    """The context of an image that nothing is suspected of."""
+def without_isolation(image_id: int, what: str = "") -> AbstractContextManager[str | None]:
+    """Opens the context of an image from a batch that has not crashed a worker."""
     return nullcontext()

@@ -1,4 +1,4 @@
-"""Catalog rows into Ray Data: one read task a slice, holding row numbers, not rows."""
+"""The source of the Ray plan: one read task for each slice of the catalog."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from pipeline.schema import CATALOG
 from pipeline.storage import Place, explain
 from pipeline.storage.retries import RETRY_SECONDS, catch_error, with_retries
 
+ROW_BYTES = 200  # of a catalog row in memory, roughly
+
 
 class CatalogSource(Datasource):
-    """Reads the given slices of the catalog under `output`.
+    """Reads slices of the catalog under `output`.
 
-    The driver keeps four bytes an image, and of each slice the pickled task: under 600 bytes where its rows follow
-    one another, else four bytes a row more. A task reads only addresses; the image bytes are fetched in the stage
-    after it, which Ray fuses into the same task.
+    A task reads addresses only. The next stage fetches the image bytes, and Ray fuses it into the same task.
+
+    The driver keeps four bytes for each image, and the pickled task of each slice. A task takes under 600 bytes if the
+    rows of its slice are consecutive, and four more bytes for each row if they are not.
     """
 
     def __init__(self, output: Place, slices: Sequence[Slice]) -> None:
@@ -31,43 +34,47 @@ class CatalogSource(Datasource):
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of the addresses, roughly."""
-        return sum(len(s.rows) for s in self._slices) * 200
+        return sum(len(s.rows) for s in self._slices) * ROW_BYTES
 
     def get_read_tasks(self, parallelism: int, *args: object, **kwargs: object) -> list[ReadTask]:
-        """One task a slice, whatever parallelism Ray suggests: the slices were sized by bytes."""
+        """One task for each slice. Slices have been sized by bytes, so the parallelism that Ray suggests is ignored."""
         return [
             ReadTask(
-                partial(_read, self._output, s.path, _packed(s.rows)),
-                BlockMetadata(num_rows=len(s.rows), size_bytes=len(s.rows) * 200, input_files=None, exec_stats=None),
+                partial(_read, self._output, s.path, _compact(s.rows)),
+                BlockMetadata(
+                    num_rows=len(s.rows), size_bytes=len(s.rows) * ROW_BYTES, input_files=None, exec_stats=None
+                ),
             )
             for s in self._slices
         ]
 
 
-def _packed(rows: np.ndarray) -> range | bytes:
+def _compact(rows: np.ndarray) -> range | bytes:
     """Row numbers in few bytes."""
     first, last = int(rows[0]), int(rows[-1])
     return range(first, last + 1) if last - first + 1 == len(rows) else rows.tobytes()
 
 
-def _read(output: Place, path: str, packed: range | bytes) -> Iterable[pa.Table]:
-    rows = np.frombuffer(packed, np.int32) if isinstance(packed, bytes) else np.array(packed, np.int32)
-    yield rows_of(output, Slice(path, rows))
+def _read(output: Place, path: str, compact: range | bytes) -> Iterable[pa.Table]:
+    rows = np.frombuffer(compact, np.int32) if isinstance(compact, bytes) else np.array(compact, np.int32)
+    yield read_slice(output, Slice(path, rows))
 
 
-def rows_of(output: Place, wanted: Slice) -> pa.Table:
-    """The rows of a slice, in the schema `CATALOG`. Waits for a store that is away, as fetching images does.
+def read_slice(output: Place, wanted: Slice) -> pa.Table:
+    """Reads the rows of a slice, in the schema `CATALOG`. Retries while the store does not answer.
 
     Raises:
-        InputError: the store did not answer for `RETRY_SECONDS` seconds, or the file is gone.
+        InputError: the store did not answer for `RETRY_SECONDS` seconds, or the file is missing.
     """
-    (rows,) = with_retries(output.url, lambda _: [catch_error(lambda: _rows(output, wanted))], [wanted], RETRY_SECONDS)
+    (rows,) = with_retries(
+        output.url, lambda _: [catch_error(lambda: _read_rows(output, wanted))], [wanted], RETRY_SECONDS
+    )
     if isinstance(rows, Exception):
         raise explain(output.url, rows)
     return rows
 
 
-def _rows(output: Place, wanted: Slice) -> pa.Table:
+def _read_rows(output: Place, wanted: Slice) -> pa.Table:
     file = pq.ParquetFile(wanted.path, filesystem=output.arrow())
     groups: list[int] = []
     rows: list[np.ndarray] = []

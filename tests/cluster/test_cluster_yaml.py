@@ -16,7 +16,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from support.raylets import ROOT
 
-from pipeline.cluster.sizing import on_gpus
+from pipeline.cluster.actor_pool import on_gpus
 
 
 @pytest.fixture(scope="module")

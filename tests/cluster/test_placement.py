@@ -10,7 +10,7 @@ import pytest
 from support.fleet import SMALL, ObservedJob, devices, pictures
 from support.raylets import ROOT, Raylets
 
-from pipeline.cluster.sizing import SHARE
+from pipeline.cluster.windows import WINDOWS_IN_STORE
 
 pytestmark = pytest.mark.slow
 HERE = {"env_vars": {"PYTHONPATH": str(ROOT)}}
@@ -74,4 +74,4 @@ def test_a_cluster_that_scales_from_nothing_is_asked_for_the_nodes_and_windows_f
     assert pads.dataset(str(output / "results"), format="parquet").count_rows() == 220
     (record,) = (json.loads(path.read_text()) for path in (output / "runs").iterdir())
     assert record["resources"]["pool"] == [2, 2]
-    assert record["resources"]["window"] == 80_000_000 // (SHARE * 128 * 1024 * 3)
+    assert record["resources"]["window"] == 80_000_000 // (WINDOWS_IN_STORE * 128 * 1024 * 3)

@@ -19,7 +19,7 @@ from pipeline.catalog.inputs import find_containers
 from pipeline.catalog.slices import unfinished_slices
 from pipeline.errors import InputError
 from pipeline.images import open_image, to_rgb
-from pipeline.stages.source import rows_of
+from pipeline.stages.source import read_slice
 from pipeline.storage import place
 from pipeline.storage.original_bytes import fetch_images
 
@@ -126,7 +126,7 @@ def test_a_manifest_may_name_images_on_several_stores(bucket: tuple[S3FileSystem
     output = place(tmp_path / "out")
     assert catalog.update(output, find_containers([place(tmp_path / "l.txt")], output), NO_IDS) == 4
     (work,) = unfinished_slices(output, NO_IDS, 64, 32 << 20)
-    got = {r["uri"]: r["data"] for t in fetch_images(rows_of(output, work), {}) for r in t.to_pylist()}
+    got = {r["uri"]: r["data"] for t in fetch_images(read_slice(output, work), {}) for r in t.to_pylist()}
     assert got.keys() == set(uris)
     for uri, image in zip(uris, pixels, strict=True):
         assert np.array_equal(to_rgb(open_image(got[uri], 600)), image)

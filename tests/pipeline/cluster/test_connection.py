@@ -1,4 +1,4 @@
-"""Joining the cluster that the environment names: what is said where that cannot be done."""
+"""Joining the cluster that the environment names: the message if that is not possible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 def joined(address: str) -> tuple[str, str]:
-    """What is said on stdout and stderr where RAY_ADDRESS names a cluster that cannot be joined."""
+    """Stdout and stderr if RAY_ADDRESS names a cluster that cannot be joined."""
     code = (
         "from pipeline.cluster.connection import Connection; from pipeline.errors import InputError\n"
         "try: Connection().context()\n"
@@ -26,18 +26,18 @@ def joined(address: str) -> tuple[str, str]:
 
 def test_an_address_where_nothing_listens_is_one_line() -> None:
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # kept from others, and never listened on
+        closed.bind(("127.0.0.1", 0))  # reserved, but nothing listens on it
         address = f"127.0.0.1:{closed.getsockname()[1]}"
-        said, noise = joined(address)
-    assert said.startswith(f"RAY_ADDRESS='{address}': no Ray cluster answers there ([Errno ")
-    assert said.endswith("unset it to run here\n")
-    assert said.count("\n") == 1
+        message, noise = joined(address)
+    assert message.startswith(f"RAY_ADDRESS='{address}': no Ray cluster answers there ([Errno ")
+    assert message.endswith("unset it to run here\n")
+    assert message.count("\n") == 1
     assert noise == ""
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "http://127.0.0.1:8265"])
-def test_an_address_of_rays_client_or_dashboard_is_told_what_to_do(address: str) -> None:
-    said, noise = joined(address)
-    assert said.startswith(f"RAY_ADDRESS='{address}': ")
-    assert "`ray job submit --address`" in said
+def test_the_error_for_an_address_of_rays_client_or_dashboard_names_the_remedy(address: str) -> None:
+    message, noise = joined(address)
+    assert message.startswith(f"RAY_ADDRESS='{address}': ")
+    assert "`ray job submit --address`" in message
     assert noise == ""

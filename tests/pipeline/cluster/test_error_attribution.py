@@ -1,4 +1,4 @@
-"""Whose error it is that ends a job."""
+"""Which errors that end a job are the output's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from ray.exceptions import RayTaskError
 
-from pipeline.cluster.error_attribution import attributed
+from pipeline.cluster.error_attribution import attribute_error
 from pipeline.errors import InputError
 from pipeline.storage import place
 
@@ -33,9 +33,9 @@ def full(filename: str | None = None) -> OSError:
     ],
 )
 def test_the_outputs_errors_are_a_line_about_it(error: Exception, output: object) -> None:
-    blame = attributed(error, output)  # type: ignore[arg-type]
-    assert isinstance(blame, InputError)
-    assert str(blame).startswith(f"{output.url}: ")  # type: ignore[attr-defined]
+    found = attribute_error(error, output)  # type: ignore[arg-type]
+    assert isinstance(found, InputError)
+    assert str(found).startswith(f"{output.url}: ")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def test_the_outputs_errors_are_a_line_about_it(error: Exception, output: object
     [(full("/tmp/ray/spill"), DISK), (full("/tmp/ray/spill"), STORE), (full(), STORE), (ValueError("ours"), DISK)],
 )
 def test_others_are_not(error: Exception, output: object) -> None:
-    assert attributed(error, output) is error  # type: ignore[arg-type]
+    assert attribute_error(error, output) is error  # type: ignore[arg-type]
 
 
 def test_one_of_ours_is_found_in_the_text_that_ray_keeps() -> None:
     text = "Traceback ...\npipeline.errors.InputError: s3://lab/plates: access denied\n"
-    blame = attributed(RayTaskError("fetch", text, RuntimeError("hidden")), DISK)
-    assert isinstance(blame, InputError)
-    assert str(blame) == "s3://lab/plates: access denied"
+    found = attribute_error(RayTaskError("fetch", text, RuntimeError("hidden")), DISK)
+    assert isinstance(found, InputError)
+    assert str(found) == "s3://lab/plates: access denied"

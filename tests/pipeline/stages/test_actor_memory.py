@@ -1,4 +1,4 @@
-"""The actor's work where memory does not suffice: a process of its own under a real limit."""
+"""The segment actor without enough memory, in a process with a real limit."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ import pytest
 
 START = """
 import json, resource, weakref
-import numpy as np, pyarrow as pa, ray, torch
+import numpy as np, ray, torch
 from model import read_checkpoint
-from pipeline.stages.decode import DECODED
-from pipeline.stages.quarantine import Quarantine
 from pipeline.cluster.progress import Progress
-from pipeline.stages.segment import Network, Segment
+from pipeline.stages.context import JobContext, Network
+from pipeline.stages.quarantine import Quarantine
+from pipeline.stages.rows import DecodedImage, SegmentedImage
+from pipeline.stages.segment import Segment
 
 ray.init("local", num_cpus=1, include_dashboard=False, logging_level="error", object_store_memory=100 << 20)
 progress = Progress.start()
 
 def actor(**overrides):
-    network = Network(ray.put(read_checkpoint("nuclei")), overrides=overrides)
-    return Segment(network, 1, "cpu", 4, progress, Quarantine.start())
+    checkpoint = read_checkpoint("nuclei")
+    network, preset = Network(ray.put(checkpoint), overrides=overrides), checkpoint.preset.replace(**overrides)
+    context = JobContext(network, preset, {}, {}, 10**9, progress, Quarantine.start())
+    return Segment(context, "cpu", threads=1, batch_size=4)
 
 def row(number, height, width, error=None):
-    pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8).tobytes()
-    place = {"image_id": number, "uri": f"{number}.png", "width": width, "height": height, "error": error}
-    return place | {"rows": height, "columns": width, "pixels": None if error else pixels}
+    pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8)
+    return DecodedImage(number, f"{number}.png", error, width, height, None if error else torch.from_numpy(pixels))
 
 def errors(segment, rows):
-    done = segment(pa.Table.from_pylist(rows, schema=DECODED)).to_pylist()
-    return [{"id": d["image_id"], "error": d["error"], "found": d["scores"] is not None} for d in done]
+    (table,) = segment(DecodedImage.to_table(rows))
+    done = SegmentedImage.from_table(table)
+    return [{"id": d.image_id, "error": d.error, "found": d.scores is not None} for d in done]
 """
 
 LIMITED = """
@@ -48,8 +51,8 @@ print(json.dumps(progress.read().batches))
 
 WATCHED = """
 segment = actor(min_size=128, max_size=128)
-maps, alive = [], []  # of every pass so far: weak references to its maps; how many were there when the next began
-blank = []  # whether the image of this pass is all of one colour
+maps, alive = [], []  # weak references to the maps of every pass; how many maps lived when each pass started
+blank = []  # whether the image of each pass has one colour only
 
 def watch(head, inputs):
     alive.append(sum(map() is not None for map in maps))
@@ -60,21 +63,21 @@ def watch(head, inputs):
 segment.network.backbone.register_forward_pre_hook(lambda trunk, inputs: blank.append(inputs[0].float().std() < 1e-3))
 segment.network.rpn["head"].register_forward_pre_hook(watch)
 rows = [row(0, 64, 128), row(1, 128, 128), row(2, 64, 128), row(3, 128, 64), row(4, 128, 128), row(5, 128, 128)]
-rows[1]["pixels"] = bytes([255]) * len(rows[1]["pixels"])
+rows[1].pixels.fill_(255)
 print(json.dumps(errors(segment, rows)))
 print(json.dumps(alive))
 """
 
 
 def run(script: str) -> list[Any]:
-    """What a process prints on its last two lines."""
+    """The last two lines that a process prints."""
     done = subprocess.run([sys.executable, "-c", START + script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()[-2:]]
 
 
 @pytest.mark.slow
-def test_an_image_too_large_for_memory_is_an_error_row_alone() -> None:
+def test_only_the_image_that_is_too_large_for_memory_is_an_error_row() -> None:
     rows, batches = run(LIMITED)
     assert [r["id"] for r in rows] == [0, 1, 2, 3, 4]
     assert [r["found"] for r in rows] == [True, False, True, True, False]
@@ -87,10 +90,10 @@ def test_an_image_too_large_for_memory_is_an_error_row_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ask", ["torch.empty(1 << 60, dtype=torch.uint8)", "np.empty(1 << 50, np.uint8)"])
-def test_what_a_failed_pass_allocated_is_gone_when_its_parts_are_tried(ask: str) -> None:
-    """The pass is made to ask for more memory than there is, once its maps have been made.
+def test_the_memory_of_a_failed_pass_is_free_when_its_parts_are_tried(ask: str) -> None:
+    """A pass asks for more memory than there is, after it has made its feature maps.
 
-    On a CPU the images of a batch are passes of their own, so they can be counted.
+    On a CPU each image of a batch is a separate pass, so the passes can be counted.
     """
     rows, alive = run(WATCHED.replace("ASK_FOR_TOO_MUCH", ask))
     assert [r["found"] for r in rows] == [True, False, True, True, True, True]

@@ -1,4 +1,4 @@
-"""An image that kills the process that works on it: in a task, in an actor, and in the whole job."""
+"""Images that crash their worker: in a task, in an actor, and in a whole job."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import ray
 from PIL import Image
 from ray.data import ActorPoolStrategy
 
-from pipeline.stages.quarantine import DEATHS, Quarantine, trusted
+from pipeline.stages.quarantine import MAX_CRASHES, Quarantine, without_isolation
 
-# A decoder and a store's client with faults, as real ones have had: an image of this size, a file of this name,
-# end the process that loads it.
+# A decoder and a file system with bugs like those that real ones have had: images of certain sizes, and a file of a
+# certain name, end the process that loads them.
 FAULTY = """
 import os, signal
 from fsspec.implementations.local import LocalFileSystem
@@ -41,8 +41,8 @@ PngImagePlugin.PngImageFile.load = faulty
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 
 
-class Fragile:
-    """A stage that dies at some ids."""
+class CrashingStage:
+    """A stage whose process dies at some ids."""
 
     def __init__(self, quarantine: Quarantine, deadly: set[int]) -> None:
         self.quarantine, self.deadly = quarantine, deadly
@@ -50,9 +50,9 @@ class Fragile:
     def __call__(self, batch: pa.Table) -> pa.Table:
         errors = []
         ids = batch["id"].to_pylist()
-        with self.quarantine.batch("test", ids) as suspected:
+        with self.quarantine.batch("test", ids) as isolate:
             for image in ids:
-                with (suspected or trusted)(image) as error:
+                with (isolate or without_isolation)(image) as error:
                     if error is None and image in self.deadly:
                         os.kill(os.getpid(), signal.SIGKILL)
                     errors.append(error)
@@ -61,16 +61,16 @@ class Fragile:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "deadly"), [("task", {7, 8, 23}), ("actor", {7})])
-def test_what_is_deadly_stands_alone_and_everything_else_is_done(local_ray: None, where: str, deadly: set[int]) -> None:
+def test_images_that_crash_are_errors_and_all_others_are_done(local_ray: None, where: str, deadly: set[int]) -> None:
     table = pa.table({"id": list(range(40))})
     dataset = ray.data.from_arrow([table.slice(i, 10) for i in range(0, 40, 10)])
     if where == "task":
         dataset = dataset.map_batches(
-            Fragile(Quarantine.start(), deadly), batch_format="pyarrow", batch_size=None, num_cpus=1
+            CrashingStage(Quarantine.start(), deadly), batch_format="pyarrow", batch_size=None, num_cpus=1
         )
     else:
         dataset = dataset.map_batches(
-            Fragile,
+            CrashingStage,
             fn_constructor_args=(Quarantine.start(), deadly),
             batch_format="pyarrow",
             batch_size=10,
@@ -80,13 +80,13 @@ def test_what_is_deadly_stands_alone_and_everything_else_is_done(local_ray: None
     assert sorted(rows) == list(range(40))
     assert {i for i, error in rows.items() if error is not None} == deadly
     assert all(
-        rows[i] == f"WorkerDied: its process died {DEATHS} times at this image alone (stage: test)" for i in deadly
+        rows[i] == f"WorkerDied: its process died {MAX_CRASHES} times at this image alone (stage: test)" for i in deadly
     )
 
 
 @pytest.mark.slow
 def test_in_a_job_it_is_an_error_row(tiny_weights: Path, plate: Path, tmp_path: Path) -> None:
-    """What is larger than a tile the actor reads, else a task does."""
+    """The actor reads images that are larger than a tile; tasks read the others."""
     (tmp_path / "sitecustomize.py").write_text(FAULTY)
     deadly = {
         "unreadable.png": ("fetch", (61, 66)),

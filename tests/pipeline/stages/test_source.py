@@ -1,4 +1,4 @@
-"""The catalog as Ray's read tasks: the right rows, in few bytes an image on the driver."""
+"""Ray's read tasks for the catalog: they read the right rows and cost the driver few bytes for each image."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ def catalogued(folder: Path, images: int) -> Place:
     return output
 
 
-@pytest.mark.parametrize(("every", "most"), [(1, 10.0), (2, 14.0)], ids=["neighbours", "every second is done"])
-def test_tasks_take_few_bytes_an_image_and_read_their_rows(every: int, most: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("every", "most"), [(1, 10.0), (2, 14.0)], ids=["consecutive rows", "every second row is done"]
+)
+def test_tasks_are_small_and_read_their_rows(every: int, most: float, tmp_path: Path) -> None:
     sizes: list[tuple[int, int]] = []
     for images in (6_400, 64_000):
         output = catalogued(tmp_path / str(images), images)

@@ -25,7 +25,7 @@ from pipeline.catalog.inputs import find_containers
 from pipeline.catalog.slices import unfinished_slices
 from pipeline.errors import InputError
 from pipeline.schema import image_id
-from pipeline.stages.source import rows_of
+from pipeline.stages.source import read_slice
 from pipeline.storage import Place, original_bytes, place
 from pipeline.storage.image_readers import MAX_IMAGE_BYTES, IsolateImage
 from pipeline.storage.original_bytes import fetch_images
@@ -43,7 +43,7 @@ def counted(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Co
 
 def read_tasks(output: Place, done: np.ndarray = NO_IDS, size: int = 4 << 20) -> list[pa.Table]:
     """The catalog rows of each read task, as Ray's tasks read them."""
-    return [rows_of(output, s) for s in unfinished_slices(output, done, 64, size)]
+    return [read_slice(output, s) for s in unfinished_slices(output, done, 64, size)]
 
 
 def fetch(tasks: list[pa.Table]) -> tuple[dict[str, bytes | str], list[int]]:
@@ -257,7 +257,7 @@ def test_an_object_too_large_for_any_image_is_not_fetched(tmp_path: Path) -> Non
     output = place(tmp_path / "out")
     catalog.update(output, find_containers([place(tmp_path / "in")], output), NO_IDS)
     (work,) = unfinished_slices(output, np.zeros(0, np.int64), 64, 32 << 20)
-    ((row,),) = [t.to_pylist() for t in fetch_images(rows_of(output, work), {})]
+    ((row,),) = [t.to_pylist() for t in fetch_images(read_slice(output, work), {})]
     assert row["data"] is None
     assert row["error"].startswith("TooManyBytes: 4,294,967,297 bytes")
 
