@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 MINUTES ?= 10
 
 # Two workers: one runs the tests that start jobs, the other the rest, file by file; see tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-fast lint bench soak clean
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -26,6 +27,17 @@ ATTEMPTS = 3  # at starting Ray, which gives up after 30 s: a busy machine may n
 # torch in new processes.
 WARM = {"RAY_idle_worker_killing_time_threshold_ms": "600000", "RAY_num_workers_soft_limit": "6"}
 
+# Files and folders with tests that start jobs.
+JOBS = (
+    "tests/cluster/",
+    "tests/jobs/test_again.py",
+    "tests/jobs/test_plan.py",
+    "tests/jobs/test_segment.py",
+    "tests/pipeline/cluster/test_monitor.py",
+    "tests/pipeline/images/test_damaged_images.py",
+    "tests/pipeline/stages/test_quarantine.py",
+)
+
 os.environ |= {
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning take the cores from the other worker's tests
     "RAY_worker_niceness": "0",  # or the other worker's tests would have all of both cores
@@ -42,24 +54,28 @@ def pytest_configure() -> None:
         torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses tests and pytest-xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before -m chooses tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that start jobs as slow, and distributes all tests to two workers.
-
-    Those that start jobs go to one worker, since they share a Ray; they come first, as they take longest. The other
-    worker takes the rest file by file.
-    """
+    """Marks the tests that start jobs as slow, and puts the files with such tests first, as they take longest."""
     for item in items:
         if "local_ray" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group("jobs" if _starts_jobs(item) else item.nodeid.split("::")[0]))
-    items.sort(key=lambda item: not _starts_jobs(item))
+    items.sort(key=lambda item: not item.nodeid.startswith(JOBS))
 
 
-def _starts_jobs(item: pytest.Item) -> bool:
-    return item.get_closest_marker("slow") is not None and (
-        "local_ray" in getattr(item, "fixturenames", ()) or item.path.parent == Path(__file__).parent / "cluster"
-    )
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives all files with jobs to one worker, since they share a Ray, and the others, file by file, to the next free.
+
+    pytest-xdist's own groups (`--dist loadgroup`) have no effect with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "jobs" if nodeid.startswith(JOBS) else nodeid.split("::")[0]
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
