@@ -88,6 +88,7 @@ def test_workers_killed_while_the_job_goes_on(
         return workers(psutil.Process().children(recursive=True), name)
 
     with in_background(kill):
-        segment(tmp_path / "plates", output.url, *quick)
+        done = maskfleet("segment", tmp_path / "plates", output.url, *quick)
+    assert done.exit_code == 0, done.stderr
     assert len(killed) >= 2
     assert_undisturbed(output, inputs)
