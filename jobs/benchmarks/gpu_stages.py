@@ -78,10 +78,10 @@ def decode(data: Sequence[bytes], network: MaskRCNN, nvjpeg: bool) -> tuple[list
     Returns:
         Pixels uint8 (h, w, 3) RGB, and the (height, width) of each stored image.
     """
-    opened = [open_image(d, MAX_PIXELS) for d in data]
-    sizes = [(image.height, image.width) for image in opened]
+    images = [open_image(d, MAX_PIXELS) for d in data]
+    sizes = [(image.height, image.width) for image in images]
     if not nvjpeg:
-        return [shrink(torch.from_numpy(to_rgb(image)), network.preset) for image in opened], sizes
+        return [shrink(torch.from_numpy(to_rgb(image)), network.preset) for image in images], sizes
     pixels = decode_jpegs(data, sizes, network.preset, network.device)
     if errors := [p for p in pixels if isinstance(p, str)]:
         fail(f"--nvjpeg: {errors[0]}", 1)

@@ -47,7 +47,7 @@ def speedup(slow: list[float], fast: list[float]) -> float:
 
 
 def extra_memory(run: Callable[[], object]) -> float | None:
-    """Returns the MiB by which the process grows at its peak while a function runs, or None where Linux cannot tell."""
+    """Returns by how many MiB the process grows at most while a function runs, or None without Linux's counters."""
     with suppress(AttributeError, OSError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)  # otherwise memory that was freed earlier would be reused and not counted
     try:

@@ -13,29 +13,19 @@ from typer.testing import CliRunner
 
 from jobs.benchmarks.gpu_stages import STAGES, StageTimer, run_stages, summarise
 from jobs.main import app
-from model import load_model, read_checkpoint
-from model.checkpoints.save import write_checkpoint
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The shipped weights with a small input, which keeps the benchmark short."""
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    nuclei = read_checkpoint("nuclei")
-    write_checkpoint(path, nuclei.state, nuclei.preset.replace(min_size=240, max_size=320), {})
-    return str(path)
+from model import load_model
 
 
 @pytest.mark.parametrize("nvjpeg", [False, True])
 def test_every_stage_is_timed_and_finds_what_the_network_finds(
-    weights: str, nuclei: Path, tmp_path: Path, nvjpeg: bool
+    small_input_weights: str, nuclei: Path, tmp_path: Path, nvjpeg: bool
 ) -> None:
     suffix = "jpg" if nvjpeg else "png"
     for path in sorted(p for p in nuclei.iterdir() if p.stat().st_size < 60_000)[:2]:
         Image.open(path).convert("RGB").crop((0, 0, 160, 120)).save(tmp_path / f"{path.stem}.{suffix}")
     if nvjpeg:
         (tmp_path / "0.png").write_bytes(b"not a JPEG file, and not opened")
-    arguments = ["benchmark", "gpu", "--device", "cpu", "--weights", weights, "--images", str(tmp_path)]
+    arguments = ["benchmark", "gpu", "--device", "cpu", "--weights", small_input_weights, "--images", str(tmp_path)]
     arguments += ["--count", "5", "--rounds", "2", "--batch-size", "1", *["--nvjpeg"] * nvjpeg]  # two windows
     done = CliRunner().invoke(app, [*arguments, "--json"])
     assert done.exit_code == 0, done.output
@@ -43,7 +33,7 @@ def test_every_stage_is_timed_and_finds_what_the_network_finds(
     assert list(report["stages"]) == list(STAGES)
     assert all(seconds > 0 for seconds in report["stages"].values())
     data = [p.read_bytes() for p in sorted(tmp_path.glob(f"*.{suffix}"))]
-    network = load_model(weights, device="cpu")
+    network = load_model(small_input_weights, device="cpu")
     files = [torch.frombuffer(bytearray(d), dtype=torch.uint8) for d in data]
     pixels = [decode_image(file, ImageReadMode.RGB).permute(1, 2, 0) for file in files]
     a, b = map(len, network.predict(pixels))

@@ -1,15 +1,30 @@
-"""`maskfleet benchmark model` refuses weights that torchvision's network cannot hold."""
+"""`maskfleet benchmark model` measures both sides, and refuses weights that torchvision's network cannot hold."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 import torch
 from typer.testing import CliRunner
 
+from jobs.benchmarks import model_sides
 from jobs.main import app
 from model import MaskRCNN
 from model.training.architectures import SMALL
+
+
+def test_both_sides_are_measured(small_input_weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_sides, "MATRIX_SIDE", 64)
+    arguments = ["--weights", small_input_weights, "--count", "1", "--rounds", "1", "--size", "120x160", "--json"]
+    done = CliRunner().invoke(app, ["benchmark", "model", *arguments])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert list(report["sides"]) == ["torchvision fp32", "maskfleet auto"]
+    assert list(report["stages"]) == ["input", "dense", "proposals", "boxes", "masks", "rle"]
+    assert report["arithmetic"]["forward_gflop"] > 0
+    assert report["sources"] == ["120x160"]
 
 
 def test_weights_that_torchvisions_v1_cannot_hold_are_refused(tmp_path: Path) -> None:
