@@ -16,6 +16,8 @@ from support.small_checkpoint import SHAPE, State, assert_holds, on_disk
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
 from model import MaskRCNN, Preset, WeightsError, load_model, read_checkpoint, shipped_names
+from model.checkpoints import checkpoint as checkpoint_module
+from model.checkpoints.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
 
 
 def test_a_torch_file(small_state: State, tmp_path: Path) -> None:
@@ -106,3 +108,20 @@ def test_safetensors_with_broken_metadata(small_state: State, tmp_path: Path, me
     safetensors.torch.save_file(small_state, path, metadata=metadata)
     with pytest.raises(WeightsError, match=r"w\.safetensors"):
         read_checkpoint(path)
+
+
+def test_the_first_family_that_recognises_the_keys_converts_the_file(
+    small_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(file: ForeignCheckpoint) -> ConvertedCheckpoint:
+        assert file.filename == "w.pth"
+        state = {key.removeprefix("other."): value for key, value in file.state.items()}
+        return ConvertedCheckpoint(state, SHAPE, {"imported_from": "other"})
+
+    other = CheckpointFamily("other", lambda state: all(key.startswith("other.") for key in state), convert)
+    monkeypatch.setattr(checkpoint_module, "FAMILIES", (other, *checkpoint_module.FAMILIES))
+    theirs = {f"other.{key}": value for key, value in small_state.items()}
+    checkpoint = read_checkpoint(on_disk(theirs, tmp_path / "w.pth"))
+    assert_holds(checkpoint, small_state)
+    assert checkpoint.provenance == {"imported_from": "other"}
+    assert read_checkpoint(on_disk(small_state, tmp_path / "v.pth")).preset.family == "torchvision"
