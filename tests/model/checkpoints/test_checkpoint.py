@@ -17,7 +17,7 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
 from model import MaskRCNN, Preset, WeightsError, load_model, read_checkpoint, shipped_names
 from model.checkpoints import checkpoint as checkpoint_module
-from model.checkpoints.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
+from model.checkpoints.families.family import CheckpointFamily, ConvertedCheckpoint, ForeignCheckpoint
 
 
 def test_a_torch_file(small_state: State, tmp_path: Path) -> None:
