@@ -94,7 +94,7 @@ def _run(options: Options, plan: bool, yes: bool, as_json: bool) -> dict[str, An
             display.phase("loading PyTorch and Ray")
             from pipeline import job  # takes seconds
 
-            return job.plan_of(options, display) if plan else job.run(options, display)
+            return job.preview(options, display) if plan else job.run(options, display)
     except TooManyErrorsError as error:
         err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
         summaries.show_reasons(error.reasons)

@@ -37,7 +37,7 @@ from pipeline.stages.context import JobContext, Network
 from pipeline.stages.quarantine import Quarantine
 from pipeline.storage import place
 
-__all__ = ["JobObserver", "Options", "plan_of", "run"]
+__all__ = ["JobObserver", "Options", "preview", "run"]
 
 SEED = 0  # of the order of slices: those that start first are a random sample, see `monitor.exceeds_error_rate`
 MAX_PLANS = 3  # in a run: a later plan repeats what was lost with machines that died
@@ -66,8 +66,8 @@ def run(options: Options, observer: JobObserver) -> dict[str, Any]:
     """Segments the images that have no result yet and writes runs/<id>.json.
 
     Everything the user named is checked before Ray starts and before anything in the output changes. After the plan,
-    the results are reconciled with the catalog: images without a row are done again, and of duplicate rows one stays.
-    So the guarantee of exactly one row for each image rests on storage only, not on the memory of a process.
+    the job compares results and catalog: images without a row are segmented again, and of duplicate rows one stays. So
+    the guarantee of exactly one row for each image is derived from storage alone, never from the state of a process.
 
     Returns:
         The record of the run.
@@ -77,7 +77,7 @@ def run(options: Options, observer: JobObserver) -> dict[str, Any]:
         WeightsError: the checkpoint cannot be read or does not fit.
         TooManyErrorsError: more images fail than `max_error_rate` allows.
     """
-    job = _checked(options, observer)
+    job = _load_job(options, observer)
     try:
         return _run(job)
     except Exception as error:
@@ -86,25 +86,26 @@ def run(options: Options, observer: JobObserver) -> dict[str, Any]:
         raise attributed from None
 
 
-def plan_of(options: Options, observer: JobObserver) -> dict[str, Any]:
+def preview(options: Options, observer: JobObserver) -> dict[str, Any]:
     """Reports what `run` would do, see `pipeline.estimate`. It segments a small sample and changes nothing.
 
     Raises:
         InputError: an input, the output or an option cannot be used.
         WeightsError: the checkpoint cannot be read or does not fit.
     """
-    job = _checked(options, observer)
+    job = _load_job(options, observer)
     with ShutdownHandler(), reconciliation.dry_run(options, job.description, observer) as dry_run:
         observer.phase("trying a few images")
         return estimate(options, job.checkpoint, dry_run)
 
 
-def _checked(options: Options, observer: JobObserver) -> Job:
-    """Reads the checkpoint and checks that it can be built, and that the results can store its categories."""
+def _load_job(options: Options, observer: JobObserver) -> Job:
+    """Reads the checkpoint. Checks that it fits the preset and the precision, and that its categories can be stored."""
     observer.phase(f"checking weights {options.weights}")
     weights = read_checkpoint(options.weights, place(options.weights, options.output.options).storage_options)
     preset = weights.preset.replace(**options.overrides)
-    build_network(weights, preset)
+    build_network(weights, preset)  # only for the error: the weights must fit the preset
+    # Also for the error. The driver may have no GPU, so it checks what does not depend on one.
     resolve_precision(options.precision, torch.device("cpu"), options.compiled)
     if too_large := [i for i in preset.category_ids if not 0 <= i < 1 << 15]:
         raise InputError(f"weights {options.weights}: category id {too_large[0]} is outside 0 to 32767")
@@ -120,7 +121,7 @@ def _run(job: Job) -> dict[str, Any]:
         Lease(output, record["run"], shutdown.stop, observer.phase) as lease,
         Connection() as ray_cluster,
     ):
-        done = reconciliation.prepare_output(options, job.description, record["run"], record, observer)
+        done = reconciliation.prepare_output(options, job.description, record, observer)
         record["images_before"] = len(done)
         with record_run(output, record, observer, lambda: shutdown.reason):
             for attempt in range(MAX_PLANS):
@@ -135,7 +136,7 @@ def _run(job: Job) -> dict[str, Any]:
                     _segment(job, work, lease, shutdown, run_totals)
                 finally:
                     record |= run_statistics(run_totals)
-                done = reconciliation.reconcile(output, record)
+                done = reconciliation.clean_results(output, record)
                 if options.limit is not None:
                     break
             record |= asdict(counts(output))
@@ -162,7 +163,7 @@ def _segment(job: Job, work: list[Slice], lease: Lease, shutdown: ShutdownHandle
     """Runs one plan, and adds its cost to `run_totals` even if it is cut short."""
     options, observer, images = job.options, job.observer, _images(work)
     random.Random(SEED).shuffle(work)
-    budget = None  # counted before the job waits for GPUs, which cost money
+    budget = None  # counted now, because GPUs may be running, and paid for, after the next step
     if options.max_error_rate is not None:
         budget = ErrorBudget.of(options.max_error_rate, counts(options.output), work)
     request = sizing.PoolRequest(options.workers, options.gpus_per_worker, options.batch_size)
@@ -207,8 +208,11 @@ def _images(work: list[Slice]) -> int:
 
 
 def _image_bytes(job: Job, work: list[Slice]) -> int:
-    """Bytes of an image as it reaches an actor: its pixels, or the stored file if the actor decodes."""
-    pixels = 3 * job.preset.min_size * job.preset.max_size
+    """An upper estimate of the bytes of an image in an actor's window.
+
+    It is the decoded image or, if actors decode some images themselves, the mean file size if that is larger.
+    """
+    decoded = 3 * job.preset.min_size * job.preset.max_size
     if job.options.tiling or job.options.nvjpeg:
-        return max(pixels, sum(s.bytes for s in work) // _images(work))
-    return pixels
+        return max(decoded, sum(s.bytes for s in work) // _images(work))
+    return decoded

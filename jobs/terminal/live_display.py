@@ -76,27 +76,27 @@ class Display(JobObserver):
             if err.is_terminal:
                 self._live.start()
 
-    def reading(self, done: int, total: int) -> None:
+    def catalog_progress(self, done: int, total: int) -> None:
         """Shows how much of the catalog is built."""
         self._bar.update(self._task, total=total, completed=done)
         self._print_line(f"catalog: {done:,} of {total:,} objects")
 
-    def totals(self, totals: Totals, left: int) -> None:
+    def totals(self, totals: Totals, total: int) -> None:
         """Shows the counts of the running plan."""
         seconds = time.monotonic() - self._phase_start
         rate = totals.images / seconds if seconds > 0 else 0.0
-        done = min(totals.images, left)  # images lost with a node are segmented, and counted, again
-        eta = f"ETA {_clock((left - done) / rate)}" if totals.images else ""
+        done = min(totals.images, total)  # images lost with a node are segmented, and counted, again
+        eta = f"ETA {_clock((total - done) / rate)}" if totals.images else ""
         self._bar.update(
             self._task,
-            total=left,
+            total=total,
             completed=done,
             rate=f"{rate:.2f} images/s" if totals.images else "",
             eta=eta,
         )
         self._live.update(Group(self._bar, _stage_table(totals)))
         failed = sum(totals.errors.values())
-        self._print_line(f"{done:,} of {left:,} images, {rate:.2f} images/s, {failed} failed {eta}")
+        self._print_line(f"{done:,} of {total:,} images, {rate:.2f} images/s, {failed} failed {eta}")
 
     def _add_task(self, text: str) -> TaskID:
         return self._bar.add_task(escape(text), total=None, rate="", eta="")

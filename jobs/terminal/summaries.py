@@ -45,7 +45,7 @@ def show_plan(plan: dict[str, Any]) -> None:
     """Prints what a job would do, and the sample that the estimate rests on.
 
     Args:
-        plan: as `pipeline.job.plan_of` returns it.
+        plan: as `pipeline.job.preview` returns it.
     """
     if why := plan["set_aside_why"]:
         console.print(escape(why), soft_wrap=True)

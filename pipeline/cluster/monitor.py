@@ -17,7 +17,7 @@ from pipeline.errors import TooManyErrorsError
 from pipeline.observer import Totals
 from pipeline.output.counts import Counts
 
-MIN_IMAGES = 100  # before which a job is not stopped
+MIN_IMAGES = 100  # a job is not stopped before it has segmented this many
 FALSE_STOP_PROBABILITY = 1e-9  # at each check, for a job whose error rate is allowed; there is one check a second
 SHOWN_REASONS = 10
 
@@ -68,14 +68,14 @@ def monitored(
     """
     ended, start = threading.Event(), time.monotonic()
 
-    def check() -> Totals:
+    def read_and_report() -> Totals:
         totals = progress.read()
         report(totals, totals.images / max(time.monotonic() - start, 1e-9))
         return totals
 
     def poll() -> None:
         while not ended.wait(1.0):
-            totals = check()
+            totals = read_and_report()
             if budget is not None and exceeds_error_rate(totals, budget):
                 stop(TooManyErrorsError(_message(totals, budget), totals.reasons.most_common(SHOWN_REASONS)))
 
@@ -87,20 +87,22 @@ def monitored(
         ended.set()
         thread.join()
         if ray.is_initialized():
-            check()
+            read_and_report()
 
 
 def exceeds_error_rate(totals: Totals, budget: ErrorBudget) -> bool:
     """Whether more images will have failed at the end of the job than the budget allows.
 
-    This is certain once more images have failed than may fail in all. (Only if machines died can it be wrong, because
-    their work was counted twice.) In a large job that comes late, so there is a second test, which is wrong with a
-    probability of at most `FALSE_STOP_PROBABILITY`. Errors come in clusters, such as a damaged shard or a folder of
-    other files. So the sample consists of slices, which start in random order, and not of images.
+    There are two tests:
 
-    This is Hoeffding's bound. It needs no assumption about how errors cluster, and it holds for sampling without
-    replacement. It is applied to the sum over slices of errors minus allowed errors. An image that has started but not
-    finished counts as good, because failures tend to finish first.
+    1. More images have failed than may fail in all. This can be wrong only if a machine died, because its images are
+       then counted twice.
+    2. A large job is stopped earlier, by Hoeffding's bound on the slices that have started. Slices start in random
+       order. They are the sample, and not images, because errors cluster: a damaged shard, a folder of other files.
+       The bound needs no assumption about how errors cluster, and it holds for sampling without replacement. Each
+       check stops a job wrongly with a probability of at most `FALSE_STOP_PROBABILITY`.
+
+    An image that has started but not finished counts as good, because failures tend to finish first.
     """
     failed = totals.errors.total()
     if totals.images < MIN_IMAGES:
@@ -108,6 +110,7 @@ def exceeds_error_rate(totals: Totals, budget: ErrorBudget) -> bool:
     if failed and budget.failed + failed > budget.rate * budget.rows:
         return True
     allowed = max(budget.rate * budget.rows - budget.failed, 0.0) / budget.images
+    # Errors of a slice minus its allowed errors: at most `largest_slice`.
     excess = failed - allowed * totals.started["images"]
     return excess > budget.largest_slice * math.sqrt(
         totals.started["slices"] * math.log(1 / FALSE_STOP_PROBABILITY) / 2

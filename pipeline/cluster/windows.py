@@ -6,14 +6,15 @@ from collections.abc import Callable
 
 from pipeline.cluster.nodes import Node
 
-MIN_WINDOWS = 4  # of each actor in a job; with fewer, some actors wait while others work on their last window
-WINDOWS_IN_STORE = 8  # that fit in an actor's share of the object store: two wait, others are being made or passed on
-MAX_BLOCK_BYTES = 32 << 20  # after which a task ends a block and starts the next
-BLOCKS_IN_STORE = 64  # that fit in a node's object store; with fewer, Ray Data's own limits act too late
+MIN_WINDOWS = 4  # windows of each actor in a job; with fewer, some actors wait while others work on their last window
+# Windows that must fit in an actor's share of the object store: two wait, others are being made or passed on.
+WINDOWS_IN_STORE = 8
+MAX_BLOCK_BYTES = 32 << 20  # a task ends a block and starts the next after this many bytes
+BLOCKS_IN_STORE = 64  # blocks that must fit in a node's object store; with fewer, Ray Data's own limits act too late
 
 
 def images_in_store(nodes: list[Node], actors_of: Callable[[Node], int], image_bytes: int) -> int:
-    """Images that fit in an actor's share of its node's object store, on the node where that is least.
+    """Images that fit in an actor's share of its node's object store: the minimum over the nodes.
 
     Args:
         actors_of: how many actors a node holds.
@@ -29,14 +30,15 @@ def window_size(largest: int, batch_size: int, images_per_turn: int, stored: int
     It holds at least one batch if memory allows.
 
     Args:
-        largest: the most images that are of use.
-        images_per_turn: images of an actor if the job is divided into `MIN_WINDOWS` turns of all actors.
+        largest: images; a larger window brings no speed-up.
+        batch_size: images in a forward pass, at most.
+        images_per_turn: the window at which every actor of the job gets `MIN_WINDOWS` windows.
         stored: images that fit in the actor's share of the object store.
     """
     return max(1, min(largest, max(images_per_turn, batch_size), stored // WINDOWS_IN_STORE))
 
 
 def block_size(nodes: list[Node]) -> int:
-    """Bytes of a block. Each task has several in flight, and every node that works must hold all of its own."""
+    """Target bytes of a block. A node's object store must hold the blocks of all its tasks: the smallest decides."""
     stores = [n["object_store_memory"] for n in nodes if n.get("CPU") or n.get("GPU")]
     return min([MAX_BLOCK_BYTES, *(int(store / BLOCKS_IN_STORE) for store in stores)])

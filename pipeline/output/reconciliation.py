@@ -1,7 +1,7 @@
-"""Reconciles the results of an output with its catalog: which images have their row, and which are left.
+"""Prepares an output for a run: cleans its results, updates its catalog, and finds the images that have a row.
 
-The catalog says which images are asked for, the results say which are done. Both are files in storage, so a job that
-was killed at any point is continued by running the same command again.
+The catalog lists the images that the inputs name. The results list the images that are segmented or failed. Both are
+files in storage, so running the same command again continues a job that was killed at any point.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ from pipeline.storage.suffixes import IMAGE_SUFFIXES
 
 
 def prepare_output(
-    options: Options, description: dict[str, Any], run_id: str, record: dict[str, Any], observer: JobObserver
+    options: Options, description: dict[str, Any], record: dict[str, Any], observer: JobObserver
 ) -> np.ndarray:
     """Prepares an output for a run.
 
-    All checks come before the first change that cannot be undone, so a mistyped INPUT or a "no" costs nothing:
+    All checks come before the first change that cannot be undone. So a mistyped INPUT or the answer no changes
+    nothing:
 
     1. Compare the settings of the existing results with the new ones, and ask for confirmation if they differ.
-    2. Reconcile the results: delete partial files, remove duplicate rows.
+    2. Clean the results: delete partial files and duplicate rows.
     3. List the inputs and bring the catalog up to date. This fails if an input cannot be used.
     4. Only then move results of other settings to replaced/<run id>/, or delete error rows for `retry_errors`.
-    5. If rows were removed, update the catalog once more: it may hold images only because they had a row.
+    5. If rows were removed, update the catalog again: an image that has left its shard stays in it only while it
+       has a row.
 
-    A job that is killed between two steps loses nothing. The next run repeats the steps, and each of them leaves alone
-    what is already done.
+    A job that is killed between two steps loses nothing: every step is idempotent, and the next run repeats them.
 
     Args:
         options: options of the job.
         description: description of the results that this run will write; see `pipeline.output.description`.
-        run_id: id of the run.
-        record: run record; gets `catalogued`, and `files_set_aside`, `errors_retried` and `doubles_removed` where
-            they apply.
+        record: run record with the id of the run as `run`. The function adds `catalogued` and, where they apply,
+            `files_set_aside`, `errors_retried` and `doubles_removed`.
         observer: shows the steps and asks for confirmation.
 
     Returns:
-        int64, sorted: ids of the images that have their row and keep it.
+        int64, sorted: ids of the images that have a row and keep it.
 
     Raises:
         InputError: an input or the output cannot be used, the results were made with other settings and
             `overwrite` is not set, or the user did not confirm.
     """
-    output = options.output
-    replace = _confirm_replacing(options, description, run_id, observer)
-    done = reconcile(output, record)
+    output, run_id = options.output, record["run"]
+    replace = _confirm_move(options, description, run_id, observer)
+    done = clean_results(output, record)
     record["catalogued"] = update_catalog(options, output, done, observer)
     if replace:
         observer.phase(f"moving the existing results to replaced/{run_id}")
@@ -72,7 +72,7 @@ def prepare_output(
     return done
 
 
-def reconcile(output: Place, record: dict[str, Any]) -> np.ndarray:
+def clean_results(output: Place, record: dict[str, Any]) -> np.ndarray:
     """Deletes partial files and duplicate rows, so that each image has at most one row.
 
     Args:
@@ -80,7 +80,7 @@ def reconcile(output: Place, record: dict[str, Any]) -> np.ndarray:
         record: run record; the number of removed rows is added to `doubles_removed`.
 
     Returns:
-        int64, sorted: ids of the images that have their row.
+        int64, sorted: ids of the images that have a row.
     """
     results.remove_partial_files(output)
     done = results.done_ids(output)
@@ -96,7 +96,7 @@ class DryRun:
 
     Attributes:
         catalog_root: the place that holds catalog/ as the run would have it: a copy in a temporary folder.
-        done: int64, sorted: ids of the images that have their row and would keep it.
+        done: int64, sorted: ids of the images that have a row and would keep it.
         rows: number of images that have a row now.
         conflict: why all results would be moved to replaced/; empty if they would stay.
     """
@@ -146,17 +146,17 @@ def update_catalog(options: Options, root: Place, done: np.ndarray, observer: Jo
     found = inputs.find_containers(options.inputs, options.output, options.pattern, options.column)
     observer.phase("cataloguing")
     index = IndexOptions(options.pattern, options.column, options.output.options)
-    total = catalog.update(root, found, done, index, observer.reading)
+    total = catalog.update(root, found, done, index, observer.catalog_progress)
     if not total:
         raise InputError(f"the shards under the INPUTs hold no images; looked for {' '.join(IMAGE_SUFFIXES)}")
     return total
 
 
-def _confirm_replacing(options: Options, description: dict[str, Any], run_id: str, observer: JobObserver) -> bool:
-    """Tells whether existing results must be moved away because their settings differ.
+def _confirm_move(options: Options, description: dict[str, Any], run_id: str, observer: JobObserver) -> bool:
+    """Asks the user to confirm if results of other settings must be moved. Returns whether they must be.
 
     Raises:
-        InputError: they must, but `overwrite` is not set or the user did not confirm.
+        InputError: the settings differ, and `overwrite` is not set or the user declined.
     """
     conflict = _settings_conflict(options, description)
     target = options.output.join("replaced", run_id).url

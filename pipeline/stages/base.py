@@ -18,8 +18,14 @@ In = TypeVar("In", bound=Row)
 Out = TypeVar("Out")
 
 
-class Block(NamedTuple):
-    """Some finished rows of a stage, and the work they count for."""
+class StageOutput(NamedTuple):
+    """Output rows of a stage, and the work that they stand for.
+
+    Attributes:
+        table: the rows.
+        images: images of the input that these rows account for.
+        bytes_read: bytes that the stage read from storage for them.
+    """
 
     table: pa.Table
     images: int
@@ -42,17 +48,18 @@ class Stage(ABC):
         """Processes a batch. Ray calls this in a worker."""
         progress, quarantine = self.context.progress, self.context.quarantine
         with quarantine.batch(self.name, batch["image_id"].to_pylist()) as isolate:
-            blocks = self.process(batch, isolate)
+            outputs = self.process(batch, isolate)
             while True:
-                with progress.stage(self.name) as counts:
-                    if block := next(blocks, None):
-                        counts.update(images=block.images, bytes=block.bytes_read)
-                if block is None:
+                with progress.stage(self.name) as counts:  # `next` runs the stage, so it is timed; `yield` is not
+                    output = next(outputs, None)
+                    if output is not None:
+                        counts.update(images=output.images, bytes=output.bytes_read)
+                if output is None:
                     return
-                yield block.table
+                yield output.table
 
     @abstractmethod
-    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[Block]:
+    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[StageOutput]:
         """Does the work of the stage.
 
         Args:
@@ -61,10 +68,10 @@ class Stage(ABC):
         """
 
 
-def each_image(work: Callable[[In], Out], rows: Iterable[In], isolate: IsolateImage | None) -> Iterator[Out]:
+def map_images(work: Callable[[In], Out], rows: Iterable[In], isolate: IsolateImage | None) -> Iterator[Out]:
     """Applies `work` to each row, in isolation if `isolate` is given.
 
-    An image that has crashed its worker too often reaches `work` as a row with that error.
+    If an image has crashed its worker too often, `work` receives its row with `error` set.
     """
     for row in rows:
         with (isolate or without_isolation)(row.image_id) as error:

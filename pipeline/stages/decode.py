@@ -10,7 +10,7 @@ import torch
 
 from model.layers.transform import shrink
 from pipeline.images import ImageError, open_image, to_rgb
-from pipeline.stages.base import Block, Stage, each_image
+from pipeline.stages.base import Stage, StageOutput, map_images
 from pipeline.stages.context import JobContext
 from pipeline.stages.rows import DecodedImage, FetchedImage
 from pipeline.storage import one_line
@@ -34,19 +34,19 @@ class Decode(Stage):
         super().__init__(context)
         self.block_bytes = block_bytes
 
-    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[Block]:
+    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[StageOutput]:
         """Yields rows of `DecodedImage`."""
         torch.set_num_threads(1)  # many of these tasks run side by side
         rows: list[DecodedImage] = []
         size = 0
-        for row in each_image(self._decode, FetchedImage.from_table(batch), isolate):
+        for row in map_images(self._decode, FetchedImage.from_table(batch), isolate):
             rows.append(row)
             size += row.pixels.nbytes if row.pixels is not None else len(row.encoded or b"")
             if size >= self.block_bytes:
-                yield Block(DecodedImage.to_table(rows), len(rows))
+                yield StageOutput(DecodedImage.to_table(rows), len(rows))
                 rows, size = [], 0
         if rows:
-            yield Block(DecodedImage.to_table(rows), len(rows))
+            yield StageOutput(DecodedImage.to_table(rows), len(rows))
 
     def _decode(self, row: FetchedImage) -> DecodedImage:
         decoded = DecodedImage(row.image_id, row.uri, row.error)

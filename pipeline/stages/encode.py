@@ -12,7 +12,7 @@ import torch
 from model import RleError, rle
 from model.masks.tile_merging import Instances, merge_tiles
 from pipeline.schema import RESULTS, with_description
-from pipeline.stages.base import Block, Stage, each_image
+from pipeline.stages.base import Stage, StageOutput, map_images
 from pipeline.stages.rows import SegmentedImage
 from pipeline.storage.image_readers import IsolateImage
 
@@ -22,12 +22,12 @@ class Encode(Stage):
 
     name = "encode"
 
-    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[Block]:
+    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[StageOutput]:
         """Yields the finished rows. A column that a row does not name is null."""
         torch.set_num_threads(1)  # many of these tasks run side by side
-        rows = list(each_image(self._encode, SegmentedImage.from_table(batch), isolate))
+        rows = list(map_images(self._encode, SegmentedImage.from_table(batch), isolate))
         schema = with_description(RESULTS, self.context.description)
-        yield Block(pa.Table.from_pylist(rows, schema=schema), len(rows))
+        yield StageOutput(pa.Table.from_pylist(rows, schema=schema), len(rows))
 
     def _encode(self, row: SegmentedImage) -> dict[str, Any]:
         image = {"image_id": row.image_id, "uri": row.uri, "width": row.width, "height": row.height}

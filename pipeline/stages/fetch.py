@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.stages.base import Block, Stage
+from pipeline.stages.base import Stage, StageOutput
 from pipeline.storage.image_readers import IsolateImage
 from pipeline.storage.original_bytes import fetch_images
 
@@ -22,8 +22,8 @@ class Fetch(Stage):
 
     name = "fetch"
 
-    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[Block]:
+    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[StageOutput]:
         """Yields rows of `FetchedImage`."""
         self.context.progress.started(len(batch))
         for table in fetch_images(batch, self.context.storage_options, isolate=isolate):
-            yield Block(table, len(table), bytes_read=pc.sum(pc.binary_length(table["data"])).as_py() or 0)
+            yield StageOutput(table, len(table), bytes_read=pc.sum(pc.binary_length(table["data"])).as_py() or 0)

@@ -15,7 +15,7 @@ from model.inference.memory import keep_freed_memory
 from model.masks.tiles import predict_tiles
 from pipeline.images import ImageError, cropper, open_image
 from pipeline.images.device_jpeg import decode_jpegs
-from pipeline.stages.base import Block, Stage
+from pipeline.stages.base import Stage, StageOutput
 from pipeline.stages.context import JobContext
 from pipeline.stages.predictor import Pixels, Predictor
 from pipeline.stages.rows import DecodedImage, SegmentedImage
@@ -29,8 +29,8 @@ class Segment(Stage):
 
     Args:
         device: see `model.load_model`.
-        threads: of PyTorch.
-        batch_size: images in a forward pass, at most.
+        threads: number of PyTorch threads.
+        batch_size: the most images in a forward pass.
     """
 
     name = "segment"
@@ -49,59 +49,62 @@ class Segment(Stage):
         )
         self.predictor = Predictor(self.network, batch_size, context.progress)
 
-    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[Block]:
+    def process(self, batch: pa.Table, isolate: IsolateImage | None) -> Iterator[StageOutput]:
         """Yields rows of `SegmentedImage`."""
         rows = list(DecodedImage.from_table(batch))
-        found = self._one_by_one(rows, isolate) if isolate else self._together(rows)
-        segmented = [found.get(row.image_id) or _segmented(row, row.error) for row in rows]
+        found = self._segment_isolated(rows, isolate) if isolate else self._segment_rows(rows)
+        segmented = [found.get(row.image_id) or _to_row(row, row.error) for row in rows]
         instances = sum(len(row.scores) for row in segmented if row.scores is not None)
         self.context.progress.segmented([row.error for row in segmented], instances)
-        yield Block(SegmentedImage.to_table(segmented), len(found))
+        yield StageOutput(SegmentedImage.to_table(segmented), len(found))
 
-    def _together(self, rows: Sequence[DecodedImage]) -> dict[int, SegmentedImage]:
+    def _segment_rows(self, rows: Sequence[DecodedImage]) -> dict[int, SegmentedImage]:
         """Segments the rows that hold an image; results by image id."""
-        stored = [row for row in rows if row.encoded is not None]
-        segmented = [self._in_tiles(row) for row in stored if self.context.needs_tiles(*row.size)]
+        # The decode stage leaves a file encoded only for tiles or for the GPU's JPEG decoder.
+        encoded = [row for row in rows if row.encoded is not None]
+        segmented = [self._segment_tiled(row) for row in encoded if self.context.needs_tiles(*row.size)]
         images: list[tuple[DecodedImage, Pixels]] = [(row, row.pixels) for row in rows if row.pixels is not None]
-        for row, decoded in self._decode([row for row in stored if not self.context.needs_tiles(*row.size)]):
+        for row, decoded in self._decode_jpegs([row for row in encoded if not self.context.needs_tiles(*row.size)]):
             if isinstance(decoded, str):
-                segmented.append(_segmented(row, decoded))
+                segmented.append(_to_row(row, decoded))
             else:
                 images.append((row, decoded))
         found = self.predictor.predict([pixels for _, pixels in images], [row.size for row, _ in images])
-        segmented += [_segmented(row, result) for (row, _), result in zip(images, found, strict=True)]
+        segmented += [_to_row(row, result) for (row, _), result in zip(images, found, strict=True)]
         return {row.image_id: row for row in segmented}
 
-    def _one_by_one(self, rows: Sequence[DecodedImage], isolate: IsolateImage) -> dict[int, SegmentedImage]:
+    def _segment_isolated(self, rows: Sequence[DecodedImage], isolate: IsolateImage) -> dict[int, SegmentedImage]:
         """The same for a window that has crashed an actor, see `pipeline.stages.quarantine`."""
         results: dict[int, SegmentedImage] = {}
         for row in rows:
             if row.pixels is not None or row.encoded is not None:
                 with isolate(row.image_id) as error:
-                    results |= self._together([row]) if error is None else {row.image_id: _segmented(row, error)}
+                    results |= self._segment_rows([row]) if error is None else {row.image_id: _to_row(row, error)}
         return results
 
-    def _decode(self, rows: Sequence[DecodedImage]) -> Iterator[tuple[DecodedImage, torch.Tensor | str]]:
+    def _decode_jpegs(self, rows: Sequence[DecodedImage]) -> Iterator[tuple[DecodedImage, torch.Tensor | str]]:
         """Decodes JPEG files on the actor's device; pixels or an error for each row."""
         files = [row.encoded for row in rows if row.encoded is not None]
         pixels = decode_jpegs(files, [row.size for row in rows], self.network.preset, self.network.device)
         return zip(rows, pixels, strict=True)
 
-    def _in_tiles(self, row: DecodedImage) -> SegmentedImage:
+    def _segment_tiled(self, row: DecodedImage) -> SegmentedImage:
         """Segments an image tile by tile."""
         tiling, file = self.context.tiling, row.encoded
         assert tiling is not None
         assert file is not None
         try:
             crop = cropper(open_image(file, None))
-            found, tile_of = predict_tiles(self._predict_tiles, crop, tiling.grid(*row.size), self.predictor.batch_size)
+            found, tile_of = predict_tiles(
+                self._predict_or_raise, crop, tiling.grid(*row.size), self.predictor.batch_size
+            )
         except (ImageError, TileError) as error:
-            return _segmented(row, str(error))
+            return _to_row(row, str(error))
         except MemoryError:
-            return _segmented(row, f"SegmentError: no memory to decode {row.width}x{row.height} pixels")
-        return replace(_segmented(row, found), tiles=tile_of)
+            return _to_row(row, f"SegmentError: out of memory while decoding {row.width}x{row.height} pixels")
+        return replace(_to_row(row, found), tiles=tile_of)
 
-    def _predict_tiles(self, tiles: Sequence[np.ndarray]) -> list[Detections]:
+    def _predict_or_raise(self, tiles: Sequence[np.ndarray]) -> list[Detections]:
         found = self.predictor.predict(tiles, [tile.shape[:2] for tile in tiles])
         if errors := [f for f in found if isinstance(f, str)]:
             raise TileError(errors[0])
@@ -112,7 +115,7 @@ class TileError(Exception):
     """A tile that could not be segmented. The message is the error of its image's row."""
 
 
-def _segmented(row: DecodedImage, result: Detections | str | None) -> SegmentedImage:
+def _to_row(row: DecodedImage, result: Detections | str | None) -> SegmentedImage:
     """The row of an image with its detections, or with its error."""
     if not isinstance(result, Detections):
         return SegmentedImage(row.image_id, row.uri, result, row.width, row.height)

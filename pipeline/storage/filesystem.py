@@ -21,7 +21,7 @@ from pipeline.storage.store_errors import store_kind
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
 
-PACKAGES = {"gs": "'maskfleet[gs]'", "az": "'maskfleet[az]'", "hf": "huggingface_hub"}  # what pip installs for a store
+PACKAGES = {"gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}  # what pip installs for a store
 # An unreachable store is reported within seconds, and a slow one is waited for.
 S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
 DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {

@@ -1,6 +1,7 @@
 """The retry policy: which errors of a store are retried, with which pauses, and for how long.
 
-- An error of one object (missing, forbidden, a folder, too short) is final. The caller gets it at once.
+- An error of one object (not found, access denied, a directory, shorter than expected) is not retried. It is returned
+  in place of that object's result.
 - A refusal that every object would meet (expired credentials, a deleted bucket) stops the job at once.
 - Every other error (timeouts, throttling, 5xx) is retried with growing pauses. If the store has not recovered after
   `RETRY_SECONDS`, the job stops. The same command continues it later.
@@ -78,4 +79,6 @@ def _is_final(error: Exception) -> bool:
     status = getattr(error, "status", 0)  # of an HTTP server
     if 400 <= status < 500:
         return status not in RETRIED_HTTP_STATUS
-    return isinstance(error, FINAL_ERRORS) or getattr(error, "errno", None) == errno.EINVAL
+    return (
+        isinstance(error, FINAL_ERRORS) or getattr(error, "errno", None) == errno.EINVAL
+    )  # a range outside the object

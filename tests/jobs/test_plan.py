@@ -10,14 +10,14 @@ from PIL import Image
 from support.commands import Segmented, contents, maskfleet, results, segment
 
 
-def plan_of(*arguments: object) -> dict:
+def preview(*arguments: object) -> dict:
     return json.loads(maskfleet("segment", *arguments, "--plan", "--json").stdout)
 
 
 def test_a_plan_counts_and_samples_and_segments_nothing(quick: tuple, plate: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     (plate / "text.jpg").write_text("no picture")
-    plan = plan_of(plate, output, *quick)
+    plan = preview(plate, output, *quick)
     assert (plan["images"], plan["left"], plan["unsized"], plan["kinds"]) == (7, 7, 0, {"image": 7})
     assert plan["bytes"] == sum(p.stat().st_size for p in plate.iterdir())
     assert (plan["sample"]["images"], plan["sample"]["failed"]) == (7, 1)
@@ -29,7 +29,7 @@ def test_a_plan_of_a_finished_output_counts_what_was_added_since(quick: tuple, a
     shown = maskfleet("segment", again.inputs, again.output, *quick, "--plan").stdout
     assert "left        0 images" in shown
     (again.inputs / "another.png").write_bytes((again.inputs / "good.png").read_bytes())
-    plan = plan_of(again.inputs, again.output, *quick)
+    plan = preview(again.inputs, again.output, *quick)
     assert (plan["images"], plan["left"], plan["last_rate"]) == (9, 1, again.record["images_per_second"])
     shown = maskfleet("segment", again.inputs, again.output, *quick, "--plan").stdout
     assert "on this machine alone" in shown
@@ -41,24 +41,24 @@ def test_a_plan_leaves_the_output_as_it_was(quick: tuple, mixed: Segmented, plat
     small.mkdir()
     for path in sorted(plate.iterdir())[:2]:
         (small / path.name).write_bytes(path.read_bytes())
-    assert plan_of(plate, output, *quick)["images"] == 6
+    assert preview(plate, output, *quick)["images"] == 6
     assert not output.exists()
-    plan = plan_of(small, output, *quick)  # the plan of another input before it has left nothing
+    plan = preview(small, output, *quick)  # the plan of another input before it has left nothing
     assert (plan["images"], plan["left"]) == (2, 2)
     before = contents(mixed.output)
-    plan = plan_of(plate, mixed.output, *quick)
+    plan = preview(plate, mixed.output, *quick)
     assert (plan["images"], plan["left"]) == (8 + 6, 6)
     assert contents(mixed.output) == before
 
 
 def test_a_plan_takes_the_options_of_a_run(quick: tuple, mixed: Segmented) -> None:
-    plan = plan_of(mixed.inputs, mixed.output, *quick, "--retry-errors")
+    plan = preview(mixed.inputs, mixed.output, *quick, "--retry-errors")
     assert (plan["errors_retried"], plan["left"], plan["to_do"]) == (3, 3, 3)
     refused = maskfleet("segment", mixed.inputs, mixed.output, *quick, "--plan", "--min-score", 0.9)
     assert refused.exit_code == 1
     assert "move them away with --overwrite" in refused.stderr
     other = ("--min-score", 0.9, "--overwrite")
-    plan = plan_of(mixed.inputs, mixed.output, *quick, *other, "--limit", 3)
+    plan = preview(mixed.inputs, mixed.output, *quick, *other, "--limit", 3)
     assert (plan["set_aside"], plan["left"], plan["to_do"], plan["sample"]["images"]) == (8, 8, 3, 3)
     assert plan["seconds_here"] == pytest.approx(3 * plan["sample"]["seconds_per_image"], abs=0.1)
     assert "min_score 0.1 -> 0.9" in maskfleet("segment", mixed.inputs, mixed.output, *quick, "--plan", *other).stdout
@@ -71,9 +71,9 @@ def test_a_plan_with_tiles_finds_what_the_run_does(local_ray: None, quick: tuple
     Image.open(source).convert("RGB").resize((640, 640)).save(folder / "large.png")
     options = (*quick, "--precision", "fp32")
     tiles = ("--tile", 256, "--overlap", 64)
-    tiled = plan_of(folder, output, *options, *tiles)["sample"]
+    tiled = preview(folder, output, *options, *tiles)["sample"]
     segment(folder, output, *options, *tiles)
     (row,) = results(output)
     assert tiled["instances_per_image"] == len(row["score"]) > 0
-    whole = plan_of(folder, tmp_path / "whole", *options)["sample"]
+    whole = preview(folder, tmp_path / "whole", *options)["sample"]
     assert whole["instances_per_image"] != len(row["score"])

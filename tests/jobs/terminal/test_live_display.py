@@ -21,7 +21,7 @@ from jobs.terminal.live_display import Display
 from pipeline.observer import Totals
 with Display() as display:
     display.phase("cataloguing")
-    display.reading(5, 1234)
+    display.catalog_progress(5, 1234)
     time.sleep(1.5)
     display.phase("asking [/red]")
     time.sleep(1.5)

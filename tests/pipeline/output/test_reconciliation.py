@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.observer import JobObserver
 from pipeline.options import Options
 from pipeline.output.description import SAME
-from pipeline.output.reconciliation import dry_run, prepare_output, reconcile
+from pipeline.output.reconciliation import clean_results, dry_run, prepare_output
 from pipeline.schema import image_id
 from pipeline.storage import Place, place
 
@@ -58,9 +58,9 @@ def ids(root: Path, names: str) -> list[int]:
 
 
 def test_results_of_the_same_settings_stay(root: Path) -> None:
-    record, observer = {}, Answer(False)
-    assert prepare_output(options(root), SETTINGS, "run", record, observer).tolist() == ids(root, "ab")
-    assert record == {"catalogued": 3}
+    record, observer = {"run": "run"}, Answer(False)
+    assert prepare_output(options(root), SETTINGS, record, observer).tolist() == ids(root, "ab")
+    assert record == {"run": "run", "catalogued": 3}
     assert observer.questions == []
 
 
@@ -69,15 +69,15 @@ def test_results_of_other_settings_are_moved_only_with_overwrite_and_a_yes(root:
     output = options(root).output
     before = files(output)
     with pytest.raises(InputError, match=r"other settings .*precision.*--overwrite"):
-        prepare_output(options(root), other, "run", {}, Answer(True))
+        prepare_output(options(root), other, {"run": "run"}, Answer(True))
     no = Answer(False)
     with pytest.raises(InputError, match="nothing was changed"):
-        prepare_output(options(root, overwrite=True), other, "run", {}, no)
+        prepare_output(options(root, overwrite=True), other, {"run": "run"}, no)
     assert "replaced/run" in no.questions[0]
     assert files(output) == before
-    record: dict = {}
-    done = prepare_output(options(root, overwrite=True), other, "run", record, Answer(True))
-    assert (done.tolist(), record) == ([], {"catalogued": 3, "files_set_aside": 1})
+    record: dict = {"run": "run"}
+    done = prepare_output(options(root, overwrite=True), other, record, Answer(True))
+    assert (done.tolist(), record) == ([], {"run": "run", "catalogued": 3, "files_set_aside": 1})
     assert [f for f in files(output) if not f.startswith("catalog/")] == ["replaced/run/0.parquet"]
 
 
@@ -90,25 +90,28 @@ def test_a_mistyped_input_costs_no_result(changes: dict, settings: dict, root: P
     before = files(wrong.output)
     with pytest.raises(InputError, match="tpyo"):
         prepare_output(
-            wrong, SETTINGS | {"precision": "fp32"} if "overwrite" in changes else SETTINGS, "run", {}, Answer(True)
+            wrong,
+            SETTINGS | {"precision": "fp32"} if "overwrite" in changes else SETTINGS,
+            {"run": "run"},
+            Answer(True),
         )
     assert files(wrong.output) == before
 
 
 def test_error_rows_are_removed_for_a_retry(root: Path) -> None:
-    record: dict = {}
-    done = prepare_output(options(root, retry_errors=True), SETTINGS, "run", record, Answer(False))
-    assert (done.tolist(), record) == (ids(root, "a"), {"catalogued": 3, "errors_retried": 1})
+    record: dict = {"run": "run"}
+    done = prepare_output(options(root, retry_errors=True), SETTINGS, record, Answer(False))
+    assert (done.tolist(), record) == (ids(root, "a"), {"run": "run", "catalogued": 3, "errors_retried": 1})
 
 
-def test_reconcile_counts_the_duplicates_it_removes(root: Path) -> None:
+def test_cleaning_counts_the_duplicates_it_removes(root: Path) -> None:
     output = options(root).output
     results = Path(output.path, "results")
     shutil.copy(results / "0.parquet", results / "1.parquet")
     record: dict = {"doubles_removed": 1}
-    assert reconcile(output, record).tolist() == ids(root, "ab")
+    assert clean_results(output, record).tolist() == ids(root, "ab")
     assert record == {"doubles_removed": 3}
-    assert reconcile(output, record).tolist() == ids(root, "ab")
+    assert clean_results(output, record).tolist() == ids(root, "ab")
 
 
 def test_a_dry_run_only_reads_the_output(root: Path) -> None:

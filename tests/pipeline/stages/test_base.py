@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.stages.base import Block, Stage, each_image
+from pipeline.stages.base import Stage, StageOutput, map_images
 from pipeline.stages.context import JobContext
 from pipeline.stages.rows import FetchedImage
 
@@ -46,10 +46,10 @@ class Pairs(Stage):
 
     name = "pairs"
 
-    def process(self, batch: pa.Table, isolate: Any) -> Iterator[Block]:
-        rows = list(each_image(self.fill, FetchedImage.from_table(batch), isolate))
+    def process(self, batch: pa.Table, isolate: Any) -> Iterator[StageOutput]:
+        rows = list(map_images(self.fill, FetchedImage.from_table(batch), isolate))
         for i in range(0, len(rows), 2):
-            yield Block(FetchedImage.to_table(rows[i : i + 2]), len(rows[i : i + 2]), bytes_read=10)
+            yield StageOutput(FetchedImage.to_table(rows[i : i + 2]), len(rows[i : i + 2]), bytes_read=10)
 
     def fill(self, row: FetchedImage) -> FetchedImage:
         return row if row.error else FetchedImage(row.image_id, row.uri, None, str(row.image_id).encode())
