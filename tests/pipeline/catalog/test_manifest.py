@@ -84,7 +84,7 @@ def test_a_file_is_a_manifest_only_if_the_input_names_its_suffix(tmp_path: Path)
         ("l.txt", "x.png\n", "url", "--column url needs a table"),
         ("l.txt", "\n# nothing\n", None, "no images"),
         ("l.txt", "nosuch://x/y.png\n", None, "nosuch"),
-        ("l.txt", "gs://x/y.png\n", None, r"pip install 'maskfleet\[gs\]'"),
+        ("l.txt", "gs://x/y.png\n", None, r"pip install gcsfs"),
         ("l.txt", "missing.tar\n", None, "no such file"),
     ],
 )
