@@ -18,6 +18,7 @@ from pipeline.cluster.nodes import on_a_cluster
 from pipeline.errors import InputError
 from pipeline.storage import one_line
 
+START_ATTEMPTS = 3  # on a busy machine a part of Ray may start too late for the part that waits for it
 ATTEMPTS, ATTEMPT_SECONDS = 5, 3.0  # to reach a head node; one that restarts is away for some seconds
 
 
@@ -90,22 +91,27 @@ def _start_here() -> None:
     """Starts Ray on this machine, without its dashboard. Ray's ports are protected by a token.
 
     Raises:
-        InputError: Ray did not start.
+        InputError: Ray did not start, in several attempts.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        with _without_stderr():
-            ray.init(
-                "local",  # never another cluster that runs on this machine
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
-    except Exception as error:  # a plain Exception if a part of Ray takes longer than Ray waits
-        raise InputError(
-            f"Ray did not start on this machine ({one_line(error)}); if it is busy, start the same command again"
-        ) from None
+    for left in reversed(range(START_ATTEMPTS)):
+        try:
+            with _without_stderr():
+                ray.init(
+                    "local",  # never another cluster that runs on this machine
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
+            return
+        except Exception as error:  # a plain Exception if a part of Ray takes longer than Ray waits
+            ray.shutdown()
+            if not left:
+                reason = one_line(error)
+                raise InputError(
+                    f"Ray did not start on this machine ({reason}); if it is busy, start the same command again"
+                ) from None
 
 
 @contextmanager
