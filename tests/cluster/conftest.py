@@ -89,5 +89,5 @@ def observed_job(
     actors, during = watch(fleet, "observed")
     images = len(list(folder.iterdir()))
     assert pads.dataset(str(output / "results"), format="parquet").count_rows() == images
-    after = fleet.wait(lambda: scrape_if(fleet, lambda text: images_counted(text) >= images), 30)
+    after = fleet.wait(lambda: scrape_if(fleet, lambda text: images_counted(text) >= images), 120)
     return ObservedJob(output, stage_log.read(log), actors, during, after)

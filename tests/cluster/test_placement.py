@@ -42,7 +42,7 @@ def test_a_node_with_the_gpus_of_an_actor_is_waited_for(
 
     def begun(name: str, *options: str) -> None:
         fleet.submit(name, [*command, *options], HERE)
-        fleet.wait(lambda: "waiting for a node that has 4 GPUs" in fleet.logs(name), 120)
+        fleet.wait(lambda: "waiting for a node that has 4 GPUs" in fleet.logs(name), 300)
         assert "the largest that is up has 2" in fleet.logs(name)
 
     begun("stopped", "--workers", "3")

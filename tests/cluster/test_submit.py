@@ -45,7 +45,7 @@ def test_a_submitted_job_is_stopped_and_continued_by_submitting_it_again(
     ]
     here = ("--working-dir", ".")
     fleet.submit("first", job, {"env_vars": s3_server.environment}, *here)
-    fleet.wait(lambda: rows(s3, name), 120)
+    fleet.wait(lambda: rows(s3, name), 300)
     fleet.job("stop", "first")
     assert fleet.ended("first") == "STOPPED"
     assert f"segmenting {IMAGES} images" in fleet.logs("first")

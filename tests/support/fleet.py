@@ -34,7 +34,7 @@ class ObservedJob:
     after: str = field(repr=False)
 
 
-def watch(fleet: Raylets, job: str, seconds: float = 240.0) -> tuple[list[int], str]:
+def watch(fleet: Raylets, job: str, seconds: float = 480.0) -> tuple[list[int], str]:
     """Waits until a job has succeeded; its number of actors each second, and the last scrape with its gauges."""
     actors, during = list[int](), ""
 

@@ -139,12 +139,12 @@ class Raylets:
         """Returns what the driver of a job has printed."""
         return self._get(f"/api/jobs/{job}/logs")["logs"]
 
-    def ended(self, job: str, seconds: float = 180.0) -> str:
+    def ended(self, job: str, seconds: float = 480.0) -> str:
         """Waits for the end of a job; returns its last status."""
         return self.wait(lambda: self.status(job) in ("SUCCEEDED", "FAILED", "STOPPED") and self.status(job), seconds)
 
     @staticmethod
-    def wait(condition: Callable[[], T], seconds: float = 60.0) -> T:
+    def wait(condition: Callable[[], T], seconds: float = 240.0) -> T:
         """Asks once a second until the answer is true; returns the answer."""
         deadline = time.monotonic() + seconds
         while not (answer := condition()):
