@@ -105,5 +105,5 @@ def _parse_provenance(text: str, location: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         provenance = None
     if not isinstance(provenance, dict):
-        raise WeightsError(f"{location}: its provenance is not a JSON object")
+        raise WeightsError(f"{redact(location)}: its provenance is not a JSON object")
     return provenance
