@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -94,7 +95,8 @@ def _run(options: Options, plan: bool, yes: bool, as_json: bool) -> dict[str, An
             display.phase("loading PyTorch and Ray")
             from pipeline import job  # takes seconds
 
-            return job.preview(options, display) if plan else job.run(options, display)
+            with redirect_stdout(sys.stderr):  # where Ray writes its warnings and what its workers print
+                return job.preview(options, display) if plan else job.run(options, display)
     except TooManyErrorsError as error:
         err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
         summaries.show_reasons(error.reasons)
