@@ -62,7 +62,7 @@ def _describe_job(lease: dict[str, Any]) -> str:
     texts = [f"running: {lease['user']} on {lease['host']}, process {lease['pid']}, since {lease['started'][:19]} UTC"]
     if report := lease["progress"]:
         rate = f"{report['images_per_second']:.2f} images/s"
-        texts.append(f"{report['images']:,} of {report['left']:,} images at {rate}")
+        texts.append(f"{report['images']:,} of {report['images_to_do']:,} images at {rate}")
         texts.append(f"{report['failed']:,} failed")
     return ", ".join(texts)
 

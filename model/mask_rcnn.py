@@ -33,11 +33,16 @@ from model.preset import Preset
 class MaskRCNN(nn.Module):
     """The network, with random weights. `model.load_model` builds one from a checkpoint.
 
-    Layers run in `dtype`, and so do feature maps. Scores, deltas, boxes, sampling coordinates and masks are
+    Weights and feature maps have the type `dtype`. Scores, deltas, boxes, sampling coordinates and masks are
     float32: in half precision a coordinate is off by pixels.
 
     Attributes:
-        dtype, exact, memory_format: set by `model.inference.prepare.prepare`.
+        preset: the settings that it was built from.
+        dtype: type of weights and feature maps.
+        exact: True if images are resized and RoIs pooled as torchvision does it, to the last bit where possible.
+        memory_format: of the feature maps.
+
+    `model.inference.prepare.prepare` sets the last three.
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -113,17 +118,17 @@ class MaskRCNN(nn.Module):
         p = self.preset
         pooled = multiscale_roi_align(features, proposals, p.box_roi_size, p, self.exact)
         logits, deltas = self.roi_heads["box_predictor"](self.roi_heads["box_head"](pooled))
-        probability = logits.float().softmax(-1)[:, 1:]  # (R, classes), without the background
-        row, column = (probability > p.min_score).nonzero(as_tuple=True)
-        score, label = probability[row, column], column + 1
-        image = proposals[row, 0].long()
-        box = decode(deltas.float()[row, label], proposals[row, 1:], p.box_weights, p.box_clamp, p.box_clamp_low)
-        box = clip(box, sizes[image])
+        probabilities = logits.float().softmax(-1)[:, 1:]  # (R, classes), without the background
+        rows, columns = (probabilities > p.min_score).nonzero(as_tuple=True)
+        scores, labels = probabilities[rows, columns], columns + 1
+        images = proposals[rows, 0].long()
+        boxes = decode(deltas.float()[rows, labels], proposals[rows, 1:], p.box_weights, p.box_clamp, p.box_clamp_low)
+        boxes = clip(boxes, sizes[images])
 
-        large = large_enough(box, p.min_box)
-        candidates = Candidates(box[large], score[large], image[large], label[large])
+        large = large_enough(boxes, p.min_box)
+        candidates = Candidates(boxes[large], scores[large], images[large], labels[large])
         best = candidates[nms_per_image(candidates, p.nms, p.max_detections)]
-        return torch.cat([best.image[:, None].to(box), best.boxes], 1), best.scores, best.group
+        return torch.cat([best.image[:, None].to(boxes), best.boxes], 1), best.scores, best.group
 
     def predict_masks(self, features: Sequence[Tensor], rois: Tensor, labels: Tensor) -> Tensor:
         """Runs the mask branch on the detections only: float32 (N, 28, 28), probabilities over each box."""

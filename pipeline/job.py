@@ -175,7 +175,8 @@ def _segment(job: Job, work: list[Slice], lease: Lease, shutdown: ShutdownHandle
     def report(totals: Totals, rate: float) -> None:
         observer.totals(totals, images)
         done = min(totals.images, images)  # images that were lost with a machine are counted twice
-        lease.set_progress(images=done, left=images, failed=totals.errors.total(), images_per_second=round(rate, 2))
+        failed, rate = totals.errors.total(), round(rate, 2)
+        lease.set_progress(images=done, images_to_do=images, failed=failed, images_per_second=rate)
 
     finished = False
     try:

@@ -31,7 +31,7 @@ RESULTS = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         pa.field("width", pa.int32()),  # pixels of the stored image; null if never decoded
         pa.field("height", pa.int32()),
-        pa.field("error", pa.string()),  # null if the image succeeded, else "Class: reason"
+        pa.field("error", pa.string()),  # null if the image succeeded, else "kind: reason"
         pa.field("category_id", pa.list_(pa.int16())),
         pa.field("category", pa.list_(pa.dictionary(pa.int32(), pa.string()))),
         pa.field("score", pa.list_(pa.float32())),  # descending

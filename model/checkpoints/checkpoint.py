@@ -81,7 +81,9 @@ def _convert(file: ParsedFile, location: str, storage: Mapping[str, Any] | None)
     filename = location.rstrip("/").rpartition("/")[2]
     family = next(family for family in FAMILIES if family.recognises(file.state))
     return family.convert(
-        ForeignCheckpoint(filename, file.state, file.meta, lambda names: read_sibling(location, names, storage))
+        ForeignCheckpoint(
+            filename, file.state, file.training_metadata, lambda names: read_sibling(location, names, storage)
+        )
     )
 
 

@@ -32,12 +32,12 @@ class ParsedFile:
     Attributes:
         state: tensors by their names in the file.
         metadata: the metadata of a safetensors file.
-        meta: what a training framework stored next to the tensors ("meta" of mmdetection).
+        training_metadata: what a training framework stored next to the tensors ("meta" of mmdetection).
     """
 
     state: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
+    training_metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def parse_file(data: bytes, location: str) -> ParsedFile:
@@ -90,7 +90,7 @@ def _state_dict(content: Any, location: str) -> ParsedFile:
         state = rename_keys(tensors, [_DATA_PARALLEL])
     except WeightsError as error:
         raise WeightsError(f"{location}: {error}") from None
-    return ParsedFile(state, meta=meta if isinstance(meta, dict) else {})
+    return ParsedFile(state, training_metadata=meta if isinstance(meta, dict) else {})
 
 
 def _is_numeric(value: Any) -> bool:

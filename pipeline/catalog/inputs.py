@@ -34,7 +34,7 @@ class Container:
         kind: "image" (the object is the image), "tar", "tgz" or "parquet".
         size: bytes; None for an image that a manifest names.
         version: changes when the content changes; "" for an image that a manifest names.
-        error: why it cannot be read, if that is already known: `Class: reason`.
+        error: why it cannot be read, if that is already known: `kind: reason`.
     """
 
     url: str

@@ -30,7 +30,7 @@ DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of 
 
 
 class ImageError(Exception):
-    """An image that cannot be decoded. The message is the error of its row, `Class: reason`."""
+    """An image that cannot be decoded. The message is the error of its row, `kind: reason`."""
 
 
 def open_image(data: bytes, max_pixels: int | None) -> OpenedImage:

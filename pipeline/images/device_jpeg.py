@@ -32,7 +32,7 @@ def decode_jpegs(
 
     Returns:
         For each file uint8 (h, w, 3) RGB as `model.layers.transform.shrink` returns it, on the device (on the CPU if
-        Pillow decoded it); or the error of its row, `Class: reason`.
+        Pillow decoded it); or the error of its row, `kind: reason`.
     """
     decoded: list[Tensor | str] = []
     for batch in _batches(sizes):

@@ -122,7 +122,7 @@ class Lease:
                     self._on_lost(InputError(f"stopped: {_held_message(self._output, lease)}"))
                     return
                 self._file.put(self._content())
-            except Exception:  # the store cannot be reached, also not by a rival: try again with the next heartbeat
+            except Exception:  # the store cannot be reached; the next heartbeat tries again
                 continue
 
     def _content(self) -> bytes:
@@ -223,5 +223,5 @@ def _holder(lease: dict[str, Any]) -> str:
 
 
 def _held_message(output: Place, lease: dict[str, Any] | None) -> str:
-    holder = _holder(lease) if lease else "another"
-    return f"{output.url} is being written by another job ({holder}): wait for it, stop it, or choose another OUTPUT"
+    holder = f" ({_holder(lease)})" if lease else ""
+    return f"{output.url} is being written by another job{holder}: wait for it, stop it, or choose another OUTPUT"

@@ -44,8 +44,8 @@ def list_files(output: Place, folder: str, suffix: str = ".parquet") -> list[Pla
 def complete_results(output: Place) -> list[Place]:
     """Lists the results files that are complete.
 
-    A store shows an object only when it is complete. On a local disk a file is also visible while it is written,
-    so there the footers are checked.
+    An object store shows an object only when it is complete. On a local disk the footers are checked too: a crash of
+    the machine may have cut a file off.
 
     Raises:
         InputError: there are no results yet, this is not an output, or it cannot be read.
@@ -63,7 +63,7 @@ def read_footer(file: Place) -> pq.FileMetaData | None:
     """Reads the footer of a Parquet file.
 
     Returns:
-        The footer, or None if the file is still being written or was removed after it was listed.
+        The footer, or None if the file is not complete or was removed after it was listed.
 
     Raises:
         InputError: the store cannot be read.

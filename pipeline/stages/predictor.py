@@ -34,7 +34,7 @@ class Predictor:
             sizes: height and width of each stored image; boxes are in its pixels.
 
         Returns:
-            For each image its detections, or its error as `Class: reason`.
+            For each image its detections, or its error as `kind: reason`.
         """
         if not images:
             return []

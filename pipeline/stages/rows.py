@@ -66,7 +66,7 @@ class Row:
     """One image between two stages. Each field is a column.
 
     Attributes:
-        error: why the image failed, as `Class: reason`; None if it has not.
+        error: why the image failed, as `kind: reason`; None if it has not.
     """
 
     image_id: Annotated[int, Column(pa.int64())]

@@ -133,7 +133,7 @@ def test_status_shows_a_running_job_and_not_a_dead_one(output: Place, monkeypatc
         assert f"process {os.getpid()}" in shown
         assert "3 of 8 images at 0.50 images/s, 1 failed" in shown
         running = json.loads(run("status", output.url, "--json").stdout)["running"]
-        assert running["progress"]["left"] == 8
+        assert running["progress"]["images_to_do"] == 8
     assert "running:" not in run("status", output.url).stdout
     dead = running | {"space": "a machine that is gone", "renewed": "2026-03-01T10:00:00+00:00"}
     output.join(lease.NAME).put(json.dumps(dead).encode())

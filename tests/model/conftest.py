@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from support.small_checkpoint import SHAPE, State
+from support.tiny import TINY
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
@@ -26,34 +27,6 @@ NAMES = {
     "small": "000000331352.jpg",  # 351 x 500
     "square": "000000165518.jpg",  # 612 x 612
 }
-
-# A Mask R-CNN of basic blocks, small enough to run in milliseconds, with no field at its default.
-TINY = Preset(
-    name="tiny",
-    blocks=(1, 2, 1, 1),
-    trunk_channels=(16, 24, 32, 48),
-    trunk_widths=(16, 24, 32, 48),
-    stem=8,
-    bottleneck=False,
-    fpn_channels=32,
-    anchor_sizes=((12.0,), (24.0,), (48.0,), (96.0,), (192.0,)),
-    anchor_ratios=((0.4, 1.0, 2.5),) * 5,
-    rpn_pre_nms=300,
-    rpn_post_nms=200,
-    rpn_nms=0.6,
-    box_hidden=64,
-    mask_channels=(24, 32),
-    mask_hidden=16,
-    min_score=0.1,
-    nms=0.4,
-    max_detections=60,
-    category_ids=(3, 5, 8),
-    categories=("nucleus", "cell", "debris"),
-    min_size=128,
-    max_size=224,
-    mean=(0.4, 0.5, 0.6),
-    std=(0.3, 0.2, 0.25),
-)
 
 
 @pytest.fixture(scope="session")

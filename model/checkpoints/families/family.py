@@ -17,14 +17,14 @@ class ForeignCheckpoint:
     Attributes:
         filename: name of the file without its folder.
         state: tensors by their names in the file.
-        meta: what the training framework stored next to the tensors ("meta" of mmdetection).
+        training_metadata: what the training framework stored next to the tensors ("meta" of mmdetection).
         read_sibling: reads the first of some files that exists in the same folder, and returns its name and
             content, or None.
     """
 
     filename: str
     state: State
-    meta: dict[str, Any]
+    training_metadata: dict[str, Any]
     read_sibling: Callable[[Sequence[str]], tuple[str, bytes] | None]
 
 

@@ -123,8 +123,8 @@ def _recognises(state: State) -> bool:
 
 
 def _convert(checkpoint: ForeignCheckpoint) -> ConvertedCheckpoint:
-    style = backbone_style(checkpoint.meta, checkpoint.filename)
-    state, preset = from_mmdetection(checkpoint.state, checkpoint.meta, checkpoint.filename)
+    style = backbone_style(checkpoint.training_metadata, checkpoint.filename)
+    state, preset = from_mmdetection(checkpoint.state, checkpoint.training_metadata, checkpoint.filename)
     note = f"style {style}; conventions of the published configs"
     return ConvertedCheckpoint(state, preset, {"imported_from": "mmdetection", "note": note})
 

@@ -25,7 +25,7 @@ class Member(NamedTuple):
         name: as stored. Bytes that are not UTF-8 become surrogates.
         offset: of the data, in bytes, in the unpacked tar; 0 if there is an error.
         size: of the data, in bytes; 0 if there is an error.
-        error: why the data cannot be read, `Class: reason`; or None.
+        error: why the data cannot be read, `kind: reason`; or None.
     """
 
     name: str
