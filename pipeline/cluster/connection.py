@@ -23,16 +23,19 @@ ATTEMPTS, ATTEMPT_SECONDS = 5, 3.0  # to reach a head node; one that restarts is
 
 
 class Connection:
-    """A context manager that connects to Ray at the first use, and stops Ray on exit if it started it."""
+    """A context manager that connects to Ray at the first use, and disconnects on exit if it connected.
+
+    Ray ends with it if it was started here. After the exit Ray prints nothing more, not even what workers printed.
+    """
 
     def __init__(self) -> None:
-        self._started_here = False
+        self._connected_here = False
 
     def __enter__(self) -> Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._started_here:
+        if self._connected_here:
             ray.shutdown()
 
     def context(self) -> DataContext:
@@ -43,7 +46,7 @@ class Connection:
                 _join()
             else:
                 _start_here()
-                self._started_here = True
+            self._connected_here = True
         context = DataContext.get_current()
         context.enable_progress_bars = False  # the command has its own display
         context.enable_operator_progress_bars = False

@@ -1,20 +1,16 @@
-"""A cluster of several nodes, real images in numbers, and what an undisturbed run says of them."""
+"""Real images in numbers, and the rows that a job writes for them if nothing disturbs it."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.dataset as pads
 import pytest
 from PIL import Image
-from support import stage_log
 from support.commands import segment
 from support.faults.check import Row, assert_exact, rows_of, same_masks
 from support.faults.images import names, original
-from support.fleet import SMALL, ObservedJob, images_counted, pictures, scrape_if, watch
-from support.raylets import ROOT, Raylets
 
 from pipeline.storage import Place, place
 
@@ -64,30 +60,3 @@ def add_images(sources: list[Path], tmp_path: Path) -> Callable[[int], list[str]
         return list(made)
 
     return more
-
-
-@pytest.fixture(scope="session")
-def fleet() -> Iterator[Raylets]:
-    """A head without CPUs, a node with two logical GPUs, and one with CPUs alone."""
-    with Raylets() as raylets:
-        raylets.add("gpu", num_cpus=2, num_gpus=2)
-        raylets.add("cpu", num_cpus=2)
-        yield raylets
-
-
-@pytest.fixture(scope="session")
-def observed_job(
-    fleet: Raylets, nuclei: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
-) -> ObservedJob:
-    """The first job of the fleet: small images, four wide ones that take longer, and two that cannot be read."""
-    folder, output = pictures(nuclei, tmp_path_factory.mktemp("in"), 800), tmp_path_factory.mktemp("out") / "masks"
-    (folder / "empty.png").touch()
-    (folder / "words.png").write_text("This is no picture.")
-    log = output.parent / "stages"
-    command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--weights", str(tiny_weights)]
-    fleet.submit("observed", command, stage_log.environment(log, ROOT))
-    actors, during = watch(fleet, "observed")
-    images = len(list(folder.iterdir()))
-    assert pads.dataset(str(output / "results"), format="parquet").count_rows() == images
-    after = fleet.wait(lambda: scrape_if(fleet, lambda text: images_counted(text) >= images), 120)
-    return ObservedJob(output, stage_log.read(log), actors, during, after)

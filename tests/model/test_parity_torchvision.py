@@ -31,7 +31,7 @@ Calibrate = Callable[[TorchvisionMaskRCNN, np.ndarray], TorchvisionMaskRCNN]
 Reference = Callable[[TorchvisionMaskRCNN, np.ndarray], Detections]
 AssertSame = Callable[..., None]
 # Fewer RoIs than by default, because at small sizes they take most of the time.
-FEWER = {"rpn_post_nms": 300, "max_detections": 40}
+FEWER = {"rpn_post_nms": 200, "max_detections": 20}
 
 
 @dataclass
@@ -77,8 +77,8 @@ def assert_r50_parity(
 ) -> None:
     for ours, image in zip(found, images, strict=True):
         expected = torchvision_detections(reference, image)
-        assert len(expected) >= 36
-        assert len(expected.labels.unique()) >= 3
+        assert len(expected) >= 18
+        assert len(expected.labels.unique()) >= 2
         assert expected.masks.std() > 0.2
         assert_same(ours, expected)
 
@@ -89,7 +89,7 @@ def test_r50_of_other_seeds(
 ) -> None:
     """Other weights and photos at 320/533, each image against torchvision alone."""
     images = [pixels[name] for name in names]
-    network = load_model(r50.path, precision="fp32", device="cpu", min_size=320, max_size=533)
+    network = load_model(r50.path, precision="fp32", device="cpu", **small(r50.torchvision, 320, 533))
     assert_r50_parity(network.predict(images), r50.torchvision, images, torchvision_detections, assert_same)
 
 
@@ -98,8 +98,8 @@ def test_r50_of_other_seeds(
 def test_r50_at_full_size(
     r50: Network, pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
 ) -> None:
-    """800/1333, mixed shapes of which two share a batch, each image against torchvision alone."""
-    images = [pixels["landscape"], pixels["portrait"], pixels["landscape"][:, ::-1].copy()]
+    """800/1333, with as many proposals and detections as by default."""
+    images = [pixels["portrait"]]
     reference = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
     reference.load_state_dict(r50.torchvision.state_dict())
     found = load_model(r50.path, precision="fp32", device="cpu").predict(images)
@@ -115,7 +115,7 @@ def test_r50_alone_and_among_changing_neighbours(
     crop = pixels["square"][:459]  # 612 x 459: in the padded shape of the 640 x 480 photo
     references = {name: torchvision_detections(r50.torchvision, pixels[name]) for name in ("landscape", "small")}
     references["crop"] = torchvision_detections(r50.torchvision, crop)
-    assert all(len(reference) >= 36 for reference in references.values())
+    assert all(len(reference) >= 18 for reference in references.values())
 
     (alone,) = network.predict([pixels["landscape"]])
     assert_same(alone, references["landscape"])
@@ -138,12 +138,12 @@ def test_r50_ends_as_torchvisions_pasted_masks(r50: Network, pixels: Photos) -> 
     with torch.inference_mode():
         (reference,) = r50.torchvision([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
     height, width = image.shape[:2]
-    assert len(found) == len(reference["masks"]) >= 36
+    assert len(found) == len(reference["masks"]) >= 18
     counts = encode(found.masks, found.boxes, height, width)
     masks = np.asfortranarray((reference["masks"][:, 0] > 0.5).numpy().transpose(1, 2, 0).astype(np.uint8))
     overlap = coco.iou([{"size": [height, width], "counts": c} for c in counts], coco.encode(masks), [0] * len(counts))
     filled = masks.any((0, 1))
-    assert filled.sum() >= 30
+    assert filled.sum() >= 15
     assert (np.diagonal(overlap)[filled] >= 0.999).all()
 
 
@@ -224,7 +224,7 @@ def test_r18_with_other_classes_anchors_and_thresholds(
         rpn_nms_thresh=0.6,
         box_score_thresh=0.2,
         box_nms_thresh=0.3,
-        box_detections_per_img=40,
+        box_detections_per_img=20,
     )
     calibrate(network, pixels["landscape"])
     preset = assert_parity(
@@ -244,7 +244,7 @@ def test_r18_with_other_classes_anchors_and_thresholds(
         rpn_nms=0.6,
         min_score=0.2,
         nms=0.3,
-        max_detections=40,
+        max_detections=20,
     )
     assert preset.num_outputs == 4
     assert not preset.bottleneck

@@ -12,11 +12,22 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 from model import load_model, read_checkpoint
 from model.inference.cpu_fusion import FusedConv, can_fuse
 
+# Fewer proposals than by default: its box head has four convolutions for each.
+SMALL = {"rpn_post_nms": 300, "max_detections": 40, "min_size": 320, "max_size": 533}
+
 
 @pytest.fixture(scope="module")
 def reference(pixels: Any, calibrate: Any) -> Any:
     torch.manual_seed(0)
-    network = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=7, min_size=320, max_size=533)
+    network = maskrcnn_resnet50_fpn_v2(
+        weights=None,
+        weights_backbone=None,
+        num_classes=7,
+        rpn_post_nms_top_n_test=300,
+        box_detections_per_img=40,
+        min_size=320,
+        max_size=533,
+    )
     return calibrate(network, pixels["landscape"])
 
 
@@ -48,15 +59,16 @@ def test_a_coco_v2_checkpoint_has_coco_names(reference: Any) -> None:
 def test_detections_are_torchvisions(
     reference: Any, file: Path, pixels: Any, torchvision_detections: Any, assert_same: Any, photo: str
 ) -> None:
-    network = load_model(file, precision="fp32", device="cpu", min_size=320, max_size=533)
+    network = load_model(file, precision="fp32", device="cpu", **SMALL)
     expected = torchvision_detections(reference, pixels[photo])
     assert len(expected) >= 20
     assert_same(network.predict([pixels[photo]])[0], expected)
 
 
 def test_folded_and_fused_it_is_the_same_network(file: Path, pixels: Any) -> None:
-    exact = load_model(file, precision="fp32", device="cpu", min_size=320, max_size=533)
-    fast = load_model(file, precision="bf16", device="cpu", min_size=320, max_size=533)
+    smaller = SMALL | {"rpn_post_nms": 100, "max_detections": 20}  # bfloat16 is slow on some CPUs
+    exact = load_model(file, precision="fp32", device="cpu", **smaller)
+    fast = load_model(file, precision="bf16", device="cpu", **smaller)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast.modules())
     fused = sum(isinstance(m, FusedConv) for m in fast.roi_heads.modules())
     assert fused == (8 if can_fuse(fast.device, torch.bfloat16) else 0)

@@ -52,14 +52,14 @@ def never(_: Tensor) -> None:
 
 @torch.inference_mode()
 def test_every_shape_is_compiled_once(network: MaskRCNN) -> None:
-    """Two networks in one process share PyTorch's limit: two here, as each shape takes seconds; by default eight."""
+    """Two networks in one process share PyTorch's limit: one here, as each shape takes seconds; by default eight."""
     first, compiled = counting(network, never)
     second, compiled_again = counting(network, never)
-    with torch.compiler.config.patch(recompile_limit=2):  # type: ignore[attr-defined]
-        for dense, number in ((first, 3), (second, 2), (first, 3)):
+    with torch.compiler.config.patch(recompile_limit=1):  # type: ignore[attr-defined]
+        for dense, number in ((first, 2), (second, 1), (first, 2)):
             for width in range(64, 64 + 32 * number, 32):
                 assert_equal(dense(images(1, 64, width)), network.dense(images(1, 64, width)))
-    assert (len(compiled), len(compiled_again)) == (3, 2)
+    assert (len(compiled), len(compiled_again)) == (2, 1)
 
 
 @torch.inference_mode()

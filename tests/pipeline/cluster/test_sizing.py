@@ -2,66 +2,82 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from typing import Any
+
+import pytest
+
+# Ray with four logical GPUs and a small object store, then without GPUs: first as on this machine, then as if it were
+# part of a cluster.
+SCRIPT = """
+import json, os, ray
+from pipeline.cluster.sizing import PoolRequest, resources
+from pipeline.errors import InputError
+
+def start(gpus):
+    ray.init("local", num_cpus=2, num_gpus=gpus, object_store_memory=300_000_000, include_dashboard=False,
+             log_to_driver=False)
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ.pop("RAY_JOB_ID", None)
+
+def sized(images, size, *request):
+    return resources(PoolRequest(*request), images, size, lambda text: None)
+
+def chosen(*asked):
+    for gpus in asked:
+        try:
+            found = sized(9, 3, None, gpus)
+        except InputError as error:
+            yield str(error)
+        else:
+            yield [found.num_gpus, found.num_cpus, found.pool.initial_size, *found.plain()["pool"]]
+
+size = 800 * 1333 * 3
+start(4)
+large = [sized(10**6, size, None, gpus, 2).window for gpus in (4, 2, 1)] + [sized(10**6, size, None, 1, 16).window]
+small = [sized(10**6, 3, None, 1, 2).window, sized(48, 3, None, 1, 2).window, sized(48, 3, (1, 2), 1, 2).window]
+here = list(chosen(8.0, 1.0, 0.0))
+block = sized(48, 3).block
+os.environ["RAY_JOB_ID"] = "01000000"
+cluster = list(chosen(1.0, 0.0))
+ray.shutdown()
+start(0)
+without = list(chosen(1.0, None))
+os.environ["RAY_JOB_ID"] = "01000000"
+without += chosen(None)
+print(json.dumps(dict(large=large, small=small, block=block, here=here, cluster=cluster, without=without)))
+"""
 
 
-def test_windows_and_blocks_fit_a_small_object_store() -> None:
+@pytest.fixture(scope="module")
+def sizes() -> dict[str, Any]:
+    """What the script printed."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_windows_and_blocks_fit_a_small_object_store(sizes: dict[str, Any]) -> None:
     """300 MB hold eight windows of 11 large images, which the actors of the node share, whatever the batch size.
 
     In a small job windows are also small enough that every actor gets work.
     """
-    code = (
-        "import ray; from pipeline.cluster.sizing import PoolRequest, resources; size = 800 * 1333 * 3; "
-        "ray.init('local', num_cpus=1, num_gpus=4, object_store_memory=300_000_000, include_dashboard=False, "
-        "log_to_driver=False); "
-        "asked = ((4, 2, 10**6, size), (2, 2, 10**6, size), (1, 2, 10**6, size), (1, 16, 10**6, size), "
-        "(1, 2, 10**6, 3), (1, 2, 48, 3)); "
-        "sized = lambda images, size, *request: resources(PoolRequest(*request), images, size, print); "
-        "print(*(sized(images, size, None, gpus, batch).window for gpus, batch, images, size in asked), "
-        "sized(48, 3, (1, 2), 1, 2).window, sized(48, 3).block)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    *windows, block = map(int, done.stdout.split()[-8:])
-    assert windows[:4] == [11, 5, 2, 2]  # of one actor, two, four and four
-    assert windows[4:] == [64, 3, 6]  # 32 batches; a quarter of the share of each of four actors, of two
-    assert block == 300_000_000 // 64
+    assert sizes["large"] == [11, 5, 2, 2]  # of one actor, two, four and four
+    assert sizes["small"] == [64, 3, 6]  # 32 batches; a quarter of the share of each of four actors, of two
+    assert sizes["block"] == 300_000_000 // 64
 
 
-def sized(gpus: int, *asked: float | None) -> list[str]:
-    """Errors and chosen resources with this many logical GPUs: first on this machine, then as part of a cluster."""
-    code = (
-        "import os, ray; from pipeline.cluster.sizing import PoolRequest, resources\n"
-        "from pipeline.errors import InputError\n"
-        f"ray.init('local', num_cpus=2, num_gpus={gpus}, include_dashboard=False, log_to_driver=False)\n"
-        "os.environ.pop('RAY_ADDRESS', None); os.environ.pop('RAY_JOB_ID', None)\n"
-        "for on_a_cluster in (False, True):\n"
-        f"  for asked in {asked}:\n"
-        f"    if on_a_cluster and (asked or 0) > {gpus}: continue\n"
-        "    if on_a_cluster: os.environ['RAY_JOB_ID'] = '01000000'\n"
-        "    try: chosen = resources(PoolRequest(None, asked), 9, 3, lambda text: print('#', text))\n"
-        "    except InputError as error: print('#', error)\n"
-        "    else: print('#', chosen.num_gpus, chosen.num_cpus, chosen.pool.initial_size, *chosen.plain()['pool'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return [line[2:] for line in done.stdout.splitlines() if line.startswith("# ")]
-
-
-def test_gpus_that_a_machine_does_not_have_are_refused() -> None:
-    assert sized(0, 1.0, None) == [
+def test_gpus_that_a_machine_does_not_have_are_refused(sizes: dict[str, Any]) -> None:
+    assert sizes["without"] == [
         "--gpus-per-worker 1: this machine has no GPU; leave it out to compute on the CPU",
-        "0 1.0 1 1 1",
-        "0 1.0 1 1 1",
+        [0, 1.0, 1, 1, 1],
+        [0, 1.0, 1, 1, 1],  # as part of a cluster
     ]
 
 
-def test_the_pool_grows_with_a_cluster_and_not_with_a_machine() -> None:
-    assert sized(2, 4.0, 1.0, 0.0) == [
-        "--gpus-per-worker 4: this machine has 2; give no more",
-        "1.0 0 2 1 2",
-        "0 1.0 1 1 1",  # on CPUs, as requested
-        "1.0 0 2 1 None",
-        "0 1.0 1 1 1",
-    ]
+def test_the_pool_grows_with_a_cluster_and_not_with_a_machine(sizes: dict[str, Any]) -> None:
+    on_cpus = [0, 1.0, 1, 1, 1]  # as requested
+    assert sizes["here"] == ["--gpus-per-worker 8: this machine has 4; give no more", [1.0, 0, 4, 1, 4], on_cpus]
+    assert sizes["cluster"] == [[1.0, 0, 4, 1, None], on_cpus]

@@ -56,6 +56,8 @@ class Nodes:
             "RAY_TMPDIR": self._folder,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_health_check_period_ms": "1000",  # by default a node counts as dead after some 15 s
+            "RAY_health_check_failure_threshold": "4",
         }
 
     def __enter__(self) -> Nodes:
