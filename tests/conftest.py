@@ -40,6 +40,8 @@ os.environ |= {
     "RAY_worker_niceness": "0",  # or the other worker's tests would have all of both cores
     "RAY_raylet_start_wait_time_s": "60",  # on a busy machine a node may take longer to start than Ray's 30 s
     "RAY_DEDUP_LOGS": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "5",  # how often each node of Ray looks for new log files, and
+    "REPORTER_UPDATE_INTERVAL_MS": "20000",  # for what its processes use: together some percent of a core
 }
 settings.register_profile("any machine", deadline=None)  # how long an example takes depends on the machine
 settings.load_profile("any machine")
