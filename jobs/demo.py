@@ -53,11 +53,11 @@ def demo(
     from jobs.sample.s3_server import S3Server
 
     with _sigterm_interrupts(), S3Server() as server, _environment(server.environment):
-        _run_demo(server.filesystem(), to, limit, as_json)
+        run_demo(server.filesystem(), to, limit, as_json)
 
 
-def _run_demo(s3: S3FileSystem, to: Path, limit: int | None, as_json: bool) -> None:
-    """Runs the demo on a server that is up."""
+def run_demo(s3: S3FileSystem, to: Path, limit: int | None, as_json: bool) -> None:
+    """Runs the demo on an S3 server that is up; its address and keys are in the environment of Ray's workers."""
     from jobs.sample.picture import draw
     from pipeline.analysis.evaluate import evaluate as measure
     from pipeline.storage import place

@@ -14,20 +14,20 @@ import pytest
 import torch
 from hypothesis import settings
 from s3fs import S3FileSystem
+from support.raylets import WARM
 from support.tiny import write_tiny
 
 from jobs.sample import DATA
 from jobs.sample.s3_server import S3Server
 from pipeline.cluster.connection import Connection
 
-# Ray ends a worker process that has been idle for a second. A job would then spend most of its time on importing
-# torch in new processes.
-WARM = {"RAY_idle_worker_killing_time_threshold_ms": "600000", "RAY_num_workers_soft_limit": "6"}
+FAULTY = {"PYTHONPATH": str(Path(__file__).parent / "support/faults/site")}  # workers that some images crash
 
 # Files and folders with tests that start jobs.
 JOBS = (
     "tests/cluster/",
     "tests/jobs/test_again.py",
+    "tests/jobs/test_demo_json.py",
     "tests/jobs/test_plan.py",
     "tests/jobs/test_segment.py",
     "tests/pipeline/cluster/test_monitor.py",
@@ -40,6 +40,7 @@ os.environ |= {
     "RAY_worker_niceness": "0",  # or the other worker's tests would have all of both cores
     "RAY_raylet_start_wait_time_s": "60",  # on a busy machine a node may take longer to start than Ray's 30 s
     "RAY_DEDUP_LOGS": "0",
+    **WARM,
     "LOG_NAME_UPDATE_INTERVAL_S": "5",  # how often each node of Ray looks for new log files, and
     "REPORTER_UPDATE_INTERVAL_MS": "20000",  # for what its processes use: together some percent of a core
 }
@@ -139,8 +140,9 @@ def local_ray(s3_server: S3Server) -> Iterator[None]:
     Its workers have the keys of `s3_server` in their environment. They stay when a job ends, so that the next one
     finds processes that have imported torch.
     """
-    with environment(WARM), Connection() as connection:
-        connection.context()
+    with Connection() as connection:
+        with environment(FAULTY):
+            connection.context()
         yield
 
 

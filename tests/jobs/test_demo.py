@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -54,13 +53,6 @@ def test_demo_measures_and_draws(tmp_path: Path) -> None:
     table = pads.dataset(str(tmp_path / "out" / "nuclei-masks" / "results"), format="parquet").to_table()
     assert len(table) == len(set(table["uri"].to_pylist())) == 34
     assert not servers(tmp_path / "out")
-
-
-def test_demo_as_json(tmp_path: Path) -> None:
-    stdout, stderr = start(tmp_path / "out", 3, "--json").communicate(timeout=200)
-    result = json.loads(stdout)
-    assert result["evaluate"]["images"] == 3, stderr
-    assert Path(result["picture"]).exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -127,7 +127,7 @@ def test_evaluate_refuses_in_one_line(output: Place, tmp_path: Path) -> None:
 def test_status_shows_a_running_job_and_not_a_dead_one(output: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT", 0.1)
     with lease.Lease(output, "now", lambda error: None, lambda text: None) as held:
-        held.set_progress(images=3, left=8, failed=1, images_per_second=0.5)
+        held.set_progress(images=3, images_to_do=8, failed=1, images_per_second=0.5)
         time.sleep(0.5)
         shown = run("status", output.url).stdout
         assert f"process {os.getpid()}" in shown

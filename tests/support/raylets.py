@@ -28,6 +28,9 @@ from jobs.sample.s3_server import HOST, free_ports
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
+# Ray ends a worker process that has been idle for a second. A job would then spend most of its time on importing
+# torch in new processes.
+WARM = {"RAY_idle_worker_killing_time_threshold_ms": "600000", "RAY_num_workers_soft_limit": "6"}
 START_SECONDS = 180.0  # far more than a node takes on a slow machine
 AUTOSCALER = {
     "RAY_FAKE_CLUSTER": "1",
@@ -60,6 +63,7 @@ class Raylets:
         self.dashboard = f"http://{HOST}:{free_ports(1)[0]}"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "PYTHONPATH"}
         self.environment = inherited | {
+            **WARM,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),

@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pytest
 import ray
 from PIL import Image
 from ray.data import ActorPoolStrategy
+from support.commands import results, segment
 
 from pipeline.stages.quarantine import MAX_CRASHES, Quarantine, without_isolation
-
-# A decoder and a file system with bugs like those that real ones have had: images of certain sizes, and a file of a
-# certain name, end the process that loads them.
-FAULTY = """
-import os, signal
-from fsspec.implementations.local import LocalFileSystem
-from PIL import PngImagePlugin
-cat = LocalFileSystem.cat_file
-def faulty_cat(self, path, *args, **kwargs):
-    if path.endswith("unreadable.png"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return cat(self, path, *args, **kwargs)
-LocalFileSystem.cat_file = faulty_cat
-load = PngImagePlugin.PngImageFile.load
-def faulty(self):
-    if self.size in ((161, 67), (61, 67)):
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return load(self)
-PngImagePlugin.PngImageFile.load = faulty
-"""
-
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 
@@ -84,10 +62,8 @@ def test_images_that_crash_are_errors_and_all_others_are_done(local_ray: None, w
     )
 
 
-@pytest.mark.slow
-def test_in_a_job_it_is_an_error_row(tiny_weights: Path, plate: Path, tmp_path: Path) -> None:
-    """The actor reads images that are larger than a tile; tasks read the others."""
-    (tmp_path / "sitecustomize.py").write_text(FAULTY)
+def test_in_a_job_it_is_an_error_row(local_ray: None, quick: tuple, plate: Path, tmp_path: Path) -> None:
+    """The actor reads images that are larger than a tile; tasks read the others. See `support/faults/site`."""
     deadly = {
         "unreadable.png": ("fetch", (61, 66)),
         "small.png": ("decode", (61, 67)),
@@ -97,12 +73,8 @@ def test_in_a_job_it_is_an_error_row(tiny_weights: Path, plate: Path, tmp_path: 
         path.unlink()
     for name, (_, size) in deadly.items():
         Image.new("RGB", size).save(plate / name)
-    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "jobs.main", "segment", str(plate), str(tmp_path / "out"), "--tile", "128"]
-    command += ["--weights", str(tiny_weights)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    rows = pads.dataset(str(tmp_path / "out" / "results"), format="parquet").to_table().to_pylist()
+    segment(plate, tmp_path / "out", "--tile", 128, *quick)
+    rows = results(tmp_path / "out")
     assert len(rows) == len({r["uri"] for r in rows}) == 2 + len(deadly)
     for row in rows:
         if (name := Path(row["uri"]).name) in deadly:
