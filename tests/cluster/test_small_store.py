@@ -17,7 +17,7 @@ SPILLED = r'^ray_spill_manager_objects_bytes\{.*State="Spilled".*\} (\S+)$'
 IMAGES, WIDTH, HEIGHT = 160, 667, 400
 # Decode passes such images on as they are; few proposals, so that the network is fast on them.
 LARGE = ("--set", f"min_size={HEIGHT}", "--set", f"max_size={WIDTH}")
-FAST = ("--set", "rpn_pre_nms=50", "--set", "rpn_post_nms=50")
+FAST = ("--set", "rpn_pre_nms=50", "--set", "rpn_post_nms=50", "--set", "max_detections=10")
 
 
 @pytest.fixture(scope="module")
