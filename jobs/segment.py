@@ -29,11 +29,11 @@ from pipeline.errors import TooManyErrorsError
 if TYPE_CHECKING:
     from pipeline.options import Options
 
-TOO_MANY_ERRORS = 3  # exit status: finished, with more error rows than --max-error-rate allows
+TOO_MANY_ERRORS = 3  # exit status: more images failed than --max-error-rate allows; finished, or stopped early
 INTERRUPTED = 130
 DRIVER_DIED = (
-    "error: the job's process died. Ray's node manager died beside it, or the system killed it, perhaps for its "
-    "memory. Nothing finished is lost: start the same command again to continue"
+    "error: the job's process was killed. Either Ray's node manager died, or the system killed the process, perhaps "
+    "because memory ran out. Nothing finished is lost: start the same command again to continue"
 )
 STOPPED = "stopped; nothing finished is lost: start the same command again to continue"
 
@@ -95,7 +95,7 @@ def _run(options: Options, plan: bool, yes: bool, as_json: bool) -> dict[str, An
             display.phase("loading PyTorch and Ray")
             from pipeline import job  # takes seconds
 
-            with redirect_stdout(sys.stderr):  # where Ray writes its warnings and what its workers print
+            with redirect_stdout(sys.stderr):  # Ray prints its warnings, and what workers print, to stdout
                 return job.preview(options, display) if plan else job.run(options, display)
     except TooManyErrorsError as error:
         err.print(f"[bold red]error:[/] {error}", soft_wrap=True)

@@ -39,8 +39,8 @@ from pipeline.storage import place
 
 __all__ = ["JobObserver", "Options", "preview", "run"]
 
-SEED = 0  # of the order of slices: those that start first are a random sample, see `monitor.exceeds_error_rate`
-MAX_PLANS = 3  # in a run: a later plan repeats what was lost with machines that died
+SEED = 0  # shuffles the slices, so that the first ones are a random sample; see `monitor.exceeds_error_rate`
+MAX_PLANS = 3  # of a run; each plan after the first repeats the images that were lost with dead machines
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,10 @@ class Job:
 def run(options: Options, observer: JobObserver) -> dict[str, Any]:
     """Segments the images that have no result yet and writes runs/<id>.json.
 
-    Everything the user named is checked before Ray starts and before anything in the output changes. After the plan,
-    the job compares results and catalog: images without a row are segmented again, and of duplicate rows one stays. So
-    the guarantee of exactly one row for each image is derived from storage alone, never from the state of a process.
+    Everything the user named is checked before Ray starts. Until then the output changes only by its lease and by the
+    removal of partial files and duplicate rows. After the plan, the job compares results and catalog: images without a
+    row are segmented again, and of duplicate rows one stays. So the guarantee of exactly one row for each image is
+    derived from storage alone, never from the state of a process.
 
     Returns:
         The record of the run.
@@ -163,7 +164,7 @@ def _segment(job: Job, work: list[Slice], lease: Lease, shutdown: ShutdownHandle
     """Runs one plan, and adds its cost to `run_totals` even if it is cut short."""
     options, observer, images = job.options, job.observer, _images(work)
     random.Random(SEED).shuffle(work)
-    budget = None  # counted now, because GPUs may be running, and paid for, after the next step
+    budget = None  # existing rows are counted here, because the next step may start GPUs that cost money
     if options.max_error_rate is not None:
         budget = ErrorBudget.of(options.max_error_rate, counts(options.output), work)
     request = sizing.PoolRequest(options.workers, options.gpus_per_worker, options.batch_size)

@@ -1,10 +1,11 @@
 """Merges the instances that several tiles found of one object, by arithmetic on runs.
 
-No mask of image size is ever made. An instance that ends at an inner border of its tile may be cut there. Where
-two tiles overlap, both have seen the same pixels, so the parts of their masks inside the overlap show whether
-two instances are one object:
+No mask of image size is ever made. An inner border of a tile is one that is not a border of the image. An instance
+that ends at an inner border may be cut there. Where two tiles overlap, both have seen the same pixels. So masks, or
+their parts inside the overlap, show whether two instances of one class are one object:
 
-- A cut instance whose box lies whole in another tile is dropped: that tile saw all of it, and decides.
+- A cut instance is dropped if its box lies inside another tile and does not reach that tile's inner borders. That
+  tile saw the whole object.
 - Two whole instances are one object if the IoU of their masks is above the threshold. The better score stays.
 - A cut instance and a whole one are one object if the whole one covers more than the threshold of the cut one's
   part in the overlap. The whole one stays.
@@ -30,7 +31,7 @@ Rle = dict[str, Any]
 
 @dataclass(frozen=True)
 class Instances:
-    """Instances of one image, best first.
+    """Instances of one image.
 
     Attributes:
         boxes: float32 (N, 4) xyxy, pixels of the image.

@@ -1,7 +1,8 @@
-"""Prepares an output for a run: cleans its results, updates its catalog, and finds the images that have a row.
+"""Reconciles the results of an output with its catalog, before a run and after each plan.
 
-The catalog lists the images that the inputs name. The results list the images that are segmented or failed. Both are
-files in storage, so running the same command again continues a job that was killed at any point.
+The catalog lists the images that the inputs of this run and of earlier ones name. The results list the images that are
+segmented or failed. Both are files in storage, so running the same command again continues a job that was killed at any
+point.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ def prepare_output(
 ) -> np.ndarray:
     """Prepares an output for a run.
 
-    All checks come before the first change that cannot be undone. So a mistyped INPUT or the answer no changes
-    nothing:
+    All checks come before any row that an image needs is moved or removed. If the user answers "no", nothing changes.
+    If an INPUT is mistyped, only partial files and duplicate rows are removed:
 
     1. Compare the settings of the existing results with the new ones, and ask for confirmation if they differ.
     2. Clean the results: delete partial files and duplicate rows.
     3. List the inputs and bring the catalog up to date. This fails if an input cannot be used.
     4. Only then move results of other settings to replaced/<run id>/, or delete error rows for `retry_errors`.
-    5. If rows were removed, update the catalog again: an image that has left its shard stays in it only while it
-       has a row.
+    5. If rows were removed, update the catalog again. It keeps an image that its shard no longer holds only while
+       that image has a row.
 
     A job that is killed between two steps loses nothing: every step is idempotent, and the next run repeats them.
 
