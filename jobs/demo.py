@@ -6,9 +6,10 @@ import io
 import os
 import shutil
 import signal
+import sys
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,7 +96,7 @@ def _segment(inputs: list[str], output: str) -> None:
     from pipeline.storage import place
 
     _announce(f"maskfleet segment {' '.join(inputs)} {output}")
-    with Display() as display:
+    with Display() as display, redirect_stdout(sys.stderr):  # Ray prints its warnings to stdout
         run(Options(tuple(map(place, inputs)), place(output)), display)
 
 

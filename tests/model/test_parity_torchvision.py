@@ -83,6 +83,7 @@ def assert_r50_parity(
         assert_same(ours, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("r50", "names"), [(2, ["small"]), (1, ["portrait", "wide"])], indirect=["r50"])
 def test_r50_of_other_seeds(
     r50: Network, names: list[str], pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
@@ -106,6 +107,7 @@ def test_r50_at_full_size(
     assert_r50_parity(found, reference, images, torchvision_detections, assert_same)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("r50", [0], indirect=True)
 def test_r50_alone_and_among_changing_neighbours(
     r50: Network, pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
@@ -165,6 +167,7 @@ def assert_parity(
     return stored.checkpoint.preset
 
 
+@pytest.mark.slow
 def test_r101_with_frozen_normalisation(
     pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:
@@ -181,6 +184,7 @@ def test_r101_with_frozen_normalisation(
     assert preset.bn_eps == 1e-5
 
 
+@pytest.mark.slow
 def test_r50_with_frozen_normalisation_of_epsilon_zero(
     pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:
@@ -251,6 +255,7 @@ def test_r18_with_other_classes_anchors_and_thresholds(
     assert preset.blocks == (2, 2, 2, 2)
 
 
+@pytest.mark.slow
 def test_a_resnext_trunk(
     pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:

@@ -15,6 +15,8 @@ from jobs.benchmarks.gpu_stages import STAGES, StageTimer, run_stages, summarise
 from jobs.main import app
 from model import load_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("nvjpeg", [False, True])
 def test_every_stage_is_timed_and_finds_what_the_network_finds(

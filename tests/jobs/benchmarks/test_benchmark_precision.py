@@ -15,6 +15,8 @@ from jobs.main import app
 from jobs.sample import DATA
 from model import load_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def image() -> np.ndarray:

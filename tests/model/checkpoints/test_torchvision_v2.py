@@ -12,6 +12,8 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 from model import load_model, read_checkpoint
 from model.inference.cpu_fusion import FusedConv, can_fuse
 
+pytestmark = pytest.mark.slow
+
 # Fewer proposals than by default: its box head has four convolutions for each.
 SMALL = {"rpn_post_nms": 300, "max_detections": 40, "min_size": 320, "max_size": 533}
 

@@ -15,6 +15,8 @@ from model.inference.compiled import MAX_SHAPES, CompiledDense
 from model.inference.cpu_fusion import FusedBlock, can_fuse
 from model.inference.prepare import prepare
 
+pytestmark = pytest.mark.slow
+
 Counting = tuple[CompiledDense, list[Sequence[Tensor]]]
 
 

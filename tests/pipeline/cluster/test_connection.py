@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def joined(address: str) -> tuple[str, str]:
     """Stdout and stderr if RAY_ADDRESS names a cluster that cannot be joined."""

@@ -16,6 +16,8 @@ import json, os, ray
 from pipeline.cluster.sizing import PoolRequest, resources
 from pipeline.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 def start(gpus):
     ray.init("local", num_cpus=2, num_gpus=gpus, object_store_memory=300_000_000, include_dashboard=False,
              log_to_driver=False)
