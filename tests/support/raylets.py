@@ -208,7 +208,6 @@ class Raylets:
     def _start(self, name: str, *arguments: str) -> None:
         metrics = free_ports(1)[0]
         own = ["--node-ip-address", HOST, "--temp-dir", str(self.folder / name), "--block", *arguments]
-        own += ["--include-log-monitor", "False"]  # it takes some percent of a core, and no test reads what it forwards
         own += ["--metrics-export-port", str(metrics), "--dashboard-agent-listen-port", str(free_ports(1)[0])]
         log = self.folder / f"{name}.log"
         with log.open("wb") as out:
