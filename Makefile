@@ -16,7 +16,7 @@ demo: $(READY)  ## the main job on real images from a real local S3, and a pictu
 test: $(READY)  ## all tests, as CI runs them, and which of them took longest
 	$(PYTEST) --durations=25
 
-test-fast: $(READY)  ## the tests that start no job: for the next edit
+test-fast: $(READY)  ## the tests that start no job and are not marked slow: for the next edit
 	$(PYTEST) -m "not slow"
 
 lint: $(READY)
