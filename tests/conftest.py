@@ -120,6 +120,7 @@ def quick(tiny_weights: Path) -> tuple:
 def s3_server() -> Iterator[S3Server]:
     """One real S3 server for the session; its address and keys are in the environment of this process."""
     with S3Server() as server, environment(server.environment):
+        S3FileSystem.clear_instance_cache()  # of clients that an earlier test made without keys
         yield server
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # Ray with four logical GPUs and a small object store, then without GPUs: first as on this machine, then as if it were
 # part of a cluster.
 SCRIPT = """
 import json, os, ray
 from pipeline.cluster.sizing import PoolRequest, resources
 from pipeline.errors import InputError
-
-pytestmark = pytest.mark.slow
 
 def start(gpus):
     ray.init("local", num_cpus=2, num_gpus=gpus, object_store_memory=300_000_000, include_dashboard=False,
