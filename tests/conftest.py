@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import support.environment  # noqa: F401 - before Ray is imported
 import torch
 from hypothesis import settings
 from s3fs import S3FileSystem
-from support.raylets import WARM
 from support.tiny import write_tiny
 
 from jobs.sample import DATA
@@ -35,15 +35,6 @@ JOBS = (
     "tests/pipeline/stages/test_quarantine.py",
 )
 
-os.environ |= {
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning take the cores from the other worker's tests
-    "RAY_worker_niceness": "0",  # or the other worker's tests would have all of both cores
-    "RAY_raylet_start_wait_time_s": "60",  # on a busy machine a node may take longer to start than Ray's 30 s
-    "RAY_DEDUP_LOGS": "0",
-    **WARM,
-    "LOG_NAME_UPDATE_INTERVAL_S": "5",  # how often each node of Ray looks for new log files, and
-    "REPORTER_UPDATE_INTERVAL_MS": "20000",  # for what its processes use: together some percent of a core
-}
 settings.register_profile("any machine", deadline=None)  # how long an example takes depends on the machine
 settings.load_profile("any machine")
 

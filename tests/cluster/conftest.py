@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from support.commands import segment
-from support.faults.check import Row, assert_exact, rows_of, same_masks
-from support.faults.images import names, original
+from support.faults.check import ReferenceJob, Row, assert_exact, rows_of, same_masks
+from support.faults.images import names, original, shard
 
 from pipeline.storage import Place, place
 
@@ -22,19 +22,31 @@ def sources(nuclei: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def reference(
+def reference_job(
     quick: tuple, local_ray: None, sources: list[Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Row]:
-    """The rows of a run in which nothing was broken, by file name."""
-    folder = tmp_path_factory.mktemp("sources")
+) -> ReferenceJob:
+    """The sources, and shards of them that are cut off, segmented once."""
+    folder, shards = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("shards")
     for path in sources:
         shutil.copy(path, folder)
+    tar = shard(zip(names(sources, 10), sources, strict=False))
+    for name, end in {"header": 700, "member": len(tar) // 3, "late": len(tar) - 30_000, "block": 512}.items():
+        (shards / f"{name}.tar").write_bytes(tar[:end])
     output = place(tmp_path_factory.mktemp("reference") / "out")
-    segment(folder, output.url, *quick)
-    rows = {original(uri): row for uri, row in rows_of(output).items()}
+    record = segment(folder, shards, output.url, *quick)
+    all_rows = rows_of(output)
+    rows = {original(uri): row for uri, row in all_rows.items() if uri.startswith(str(folder))}
+    of_cut = {uri: row for uri, row in all_rows.items() if uri.startswith(str(shards))}
     assert len(rows) == len(sources)
     assert all(row["score"] for row in rows.values())
-    return rows
+    assert_exact(output, [*(str(path) for path in folder.iterdir()), *of_cut])
+    return ReferenceJob(rows, sorted(shards.iterdir()), of_cut, record)
+
+
+@pytest.fixture(scope="session")
+def reference(reference_job: ReferenceJob) -> dict[str, Row]:
+    """The rows of a run in which nothing was broken, by file name."""
+    return reference_job.rows
 
 
 @pytest.fixture

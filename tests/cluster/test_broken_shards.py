@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from s3fs import S3FileSystem
 from support.commands import options_for, segment
-from support.faults.check import Row, assert_exact, differences, rows_of, same_masks
+from support.faults.check import ReferenceJob, Row, assert_exact, differences, rows_of, same_masks
 from support.faults.images import names, original, shard, whole_members
 from support.faults.proxy import Proxy
 
@@ -17,25 +17,18 @@ from pipeline.storage import place
 pytestmark = pytest.mark.slow
 
 
-def test_shards_that_are_cut_off(quick: tuple, sources: list[Path], reference: dict[str, Row], tmp_path: Path) -> None:
-    folder, output = tmp_path / "shards", place(tmp_path / "out")
-    folder.mkdir()
-    tar = shard(zip(names(sources, 10), sources, strict=False))
+def test_shards_that_are_cut_off(reference_job: ReferenceJob) -> None:
     asked, good = [], []
-    cuts = {"header": 700, "member": len(tar) // 3, "late": len(tar) - 30_000, "block": 512}
-    for name, end in cuts.items():
-        path = folder / f"{name}.tar"
-        path.write_bytes(tar[:end])
-        headers, whole = whole_members(tar[:end])
+    for path in reference_job.cut:
+        headers, whole = whole_members(path.read_bytes())
         asked += [str(path), *(f"{path}#{member}" for member in headers)]
         good += [f"{path}#{member}" for member in whole]
     assert len(good) > 8
-    record = segment(folder, output.url, *quick)
-    assert_exact(output, asked)
-    rows = rows_of(output)
+    rows, record = reference_job.of_cut, reference_job.record
+    assert sorted(rows) == sorted(asked)
     assert {uri for uri, row in rows.items() if row["error"] is None} == set(good)
-    assert not differences({uri: rows[uri] for uri in good}, reference, original)
-    assert record["errors"]["DamagedShard"] == len(cuts)
+    assert not differences({uri: rows[uri] for uri in good}, reference_job.rows, original)
+    assert record["errors"]["DamagedShard"] == len(reference_job.cut)
     assert record["failed"] == len(asked) - len(good)
 
 

@@ -25,13 +25,13 @@ def test_raylets_killed_under_a_job(
 ) -> None:
     inputs, output = add_images(200), place(tmp_path / "out")
     generator = random.Random(2)
-    with Nodes(3) as nodes, Job(tmp_path / "plates", output.url, *quick, environment=nodes.environment) as job:
+    with Nodes(2) as nodes, Job(tmp_path / "plates", output.url, *quick, environment=nodes.environment) as job:
         job.wait_for_results(output)
         for _ in range(2):  # the node with the actor, each time, and with it the blocks that other nodes have read
             time.sleep(generator.uniform(0, 2))
             node = wait_for(lambda: nodes.node_of_worker("Segment"), "an actor", unless=lambda: job.ended)
+            nodes.add()
             nodes.kill(node)
-        nodes.add()
         assert job.wait() == 0, job.log
         assert job.record["done"] == len(inputs)  # nothing that Ray printed stands in the way of the JSON
     again = segment(tmp_path / "plates", output.url, *quick)

@@ -10,44 +10,32 @@ from pathlib import Path
 from support.commands import Segmented, contents, maskfleet, results, segment
 
 
-def test_failed_images_are_tried_again_and_no_others(quick: tuple, again: Segmented) -> None:
+def test_new_images_are_added_and_failed_ones_tried_again(
+    quick: tuple, again: Segmented, small_nuclei: list[Path]
+) -> None:
     inputs, output = again.inputs, again.output
     before = {r["uri"]: r for r in results(output) if r["error"] is None}
+    files = {p.name: p.read_bytes() for p in (output / "results").iterdir()}
     shutil.copy(inputs / "good.png", inputs / "truncated.jpg")
-    assert segment(inputs, output, *quick)["images_to_do"] == 0  # only with --retry-errors
+    assert "nothing to do" in maskfleet("segment", inputs, output, *quick).stdout  # only with --retry-errors
+    assert {p.name: p.read_bytes() for p in (output / "results").iterdir()} == files
+    for path in small_nuclei[1:4]:
+        shutil.copy(path, inputs)
+    plan = json.loads(maskfleet("segment", inputs, output, *quick, "--plan", "--json").stdout)
+    assert (plan["images"], plan["left"]) == (11, 3)
+
     record = segment(inputs, output, *quick, "--retry-errors", "--max-error-rate", 0.05, status=3)
     assert record["ended_by"] is None, "three images are too few to stop for; the error rate counts at the end"
-    assert (record["errors_retried"], record["images_to_do"], record["done"]) == (3, 3, 8)
+    assert (record["images_before"], record["errors_retried"], record["images_to_do"]) == (5, 3, 6)
+    assert (record["done"], record["left"]) == (11, 0)
     assert record["errors"] == {"EmptyFile": 1, "NotAnImage": 1}
     rows = {r["uri"]: r for r in results(output)}
-    assert len(rows) == len(results(output)) == 8
+    assert len(rows) == len(results(output)) == 11
     assert {uri: rows[uri] for uri in before} == before
     assert rows[str(inputs / "truncated.jpg")]["rle"] == rows[str(inputs / "good.png")]["rle"]
     once_more = maskfleet("segment", inputs, output, *quick, "--max-error-rate", 0.05)
     assert once_more.exit_code == 3
-    assert "2 of 8 images failed" in once_more.stderr
-
-
-def test_other_settings_put_the_old_results_aside_when_that_is_confirmed(quick: tuple, again: Segmented) -> None:
-    inputs, output, before = again.inputs, again.output, results(again.output)
-    other = ("segment", inputs, output, *quick, "--min-score", 0.9)
-    refused = maskfleet(*other)
-    assert refused.exit_code == 1
-    assert "min_score 0.1 -> 0.9" in refused.stderr
-    assert "--overwrite" in refused.stderr
-    unanswered = maskfleet(*other, "--overwrite")
-    assert unanswered.exit_code == 1
-    assert "--yes" in unanswered.stderr
-    assert results(output) == before
-    record = segment(*other[1:], "--overwrite", "--yes")
-    assert record["images_to_do"] == 8
-    scores = [score for row in results(output) for score in row["score"] or ()]
-    assert min(scores) >= 0.9 > min(score for row in before for score in row["score"] or ())
-    (aside,) = (output / "replaced").iterdir()
-    (aside.parent / "results").symlink_to(aside)
-    assert results(aside.parent) == before
-    again_ = segment(*other[1:], "--overwrite", "--yes")
-    assert again_["images_to_do"] == 0  # the same settings: nothing to put aside
+    assert "2 of 11 images failed" in once_more.stderr
 
 
 def test_a_mistyped_input_changes_nothing(quick: tuple, mixed: Segmented, tmp_path: Path) -> None:
@@ -62,10 +50,10 @@ def test_a_mistyped_input_changes_nothing(quick: tuple, mixed: Segmented, tmp_pa
             assert contents(mixed.output) == before
 
 
-def test_an_image_that_is_gone_from_its_shard_leaves_the_catalog_with_its_row(
+def test_other_settings_and_an_image_that_is_gone_from_its_shard(
     local_ray: None, quick: tuple, plate: Path, tmp_path: Path
 ) -> None:
-    """With --retry-errors, and with --overwrite and other settings: only its row still named it."""
+    """The image leaves the catalog with its row: with --retry-errors, and with --overwrite, which needs a yes."""
     output, shard, text = tmp_path / "out", tmp_path / "a.tar", tmp_path / "text.jpg"
     text.write_text("no picture")
     first, second, *_ = sorted(plate.iterdir())
@@ -85,9 +73,28 @@ def test_an_image_that_is_gone_from_its_shard_leaves_the_catalog_with_its_row(
     record = segment(shard, output, *quick, "--retry-errors")
     assert (record["errors_retried"], record["catalogued"], record["images_to_do"]) == (1, 2, 0)
     assert names() == [first.name, second.name]
-    record = segment(shard, output, *quick, "--overwrite", "--yes", "--min-score", 0.9)
+
+    before = results(output)
+    scores = sorted(before[0]["score"])
+    middle = round(scores[len(scores) // 2], 2)
+    other = (shard, output, *quick, "--min-score", middle)
+    refused = maskfleet("segment", *other)
+    assert refused.exit_code == 1
+    assert f"min_score 0.1 -> {middle}" in refused.stderr
+    assert "--overwrite" in refused.stderr
+    unanswered = maskfleet("segment", *other, "--overwrite")
+    assert unanswered.exit_code == 1
+    assert "--yes" in unanswered.stderr
+    assert results(output) == before
+    record = segment(*other, "--overwrite", "--yes")
     assert (record["catalogued"], record["done"], record["failed"]) == (1, 1, 0)
     assert names() == [first.name]
+    (row,) = results(output)
+    assert row["score"] == [score for score in before[0]["score"] if score >= middle]
+    (aside,) = (output / "replaced").iterdir()
+    (aside.parent / "results").symlink_to(aside)
+    assert results(aside.parent) == before
+    assert segment(*other, "--overwrite", "--yes")["images_to_do"] == 0  # the same settings: nothing to put aside
 
 
 def test_an_input_that_is_plainly_wrong_stops_the_job_early(local_ray: None, quick: tuple, tmp_path: Path) -> None:
@@ -116,10 +123,10 @@ def test_bad_images_listed_first_stop_no_job_whose_error_rate_is_allowed(
     for path in sorted(plate.iterdir())[1:]:
         path.unlink()
     (good,) = plate.iterdir()
-    for i in range(140):
+    for i in range(70):
         (plate / f"0-{i:03d}.jpg").write_text("no picture")
-    for i in range(759):
+    for i in range(379):
         (plate / f"1-{i:03d}.png").hardlink_to(good)
     small = ("--set", "min_size=32", "--set", "max_size=32", "--set", "max_detections=1")
     record = segment(plate, tmp_path / "out", "--max-error-rate", 0.16, *quick, *small)
-    assert (record["done"], record["failed"], record["left"]) == (900, 140, 0)
+    assert (record["done"], record["failed"], record["left"]) == (450, 70, 0)

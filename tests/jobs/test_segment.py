@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import tarfile
 from pathlib import Path
 
@@ -64,20 +63,6 @@ def test_a_row_is_what_the_network_predicts(slides: Segmented) -> None:
     np.testing.assert_allclose(row["score"], found.scores.numpy(), atol=1e-5)
     corners = [[x, y, x + w, y + h] for x, y, w, h in row["bbox"]]
     np.testing.assert_allclose(corners, found.boxes.numpy(), atol=1e-3)
-
-
-def test_again_does_nothing_and_three_more_images_are_three(
-    quick: tuple, again: Segmented, small_nuclei: list[Path]
-) -> None:
-    before = {p.name: p.read_bytes() for p in (again.output / "results").iterdir()}
-    assert "nothing to do" in maskfleet("segment", again.inputs, again.output, *quick).stdout
-    assert {p.name: p.read_bytes() for p in (again.output / "results").iterdir()} == before
-    for path in small_nuclei[1:4]:
-        shutil.copy(path, again.inputs)
-    record = segment(again.inputs, again.output, *quick)
-    assert (record["images_before"], record["images_to_do"], record["done"], record["left"]) == (8, 3, 11, 0)
-    uris = [r["uri"] for r in results(again.output)]
-    assert len(uris) == len(set(uris)) == 11
 
 
 @pytest.mark.parametrize(

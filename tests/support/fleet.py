@@ -16,22 +16,42 @@ SMALL = ("--set", "min_size=128", "--set", "max_size=1024", "--batch-size", "4")
 
 
 @dataclass(frozen=True)
-class ObservedJob:
-    """A job that has succeeded, and what was seen of it.
+class ContinuedJob:
+    """A job that was submitted, stopped, and submitted again, and what was seen of it.
 
     Attributes:
-        output: where its results are.
-        stages: a row each time a stage worked on a batch, see `stage_log`.
-        actors: how many actors it had, second by second.
-        during: what Prometheus read last before the job's end.
+        images: the addresses of its images.
+        before: the rows of each results file when it was submitted again.
+        results: the rows of each results file at the end.
+        stopped_stages: a row each time a stage of the stopped job worked on a batch, see `stage_log`.
+        stages: the same of the job that continued it.
+        actors: how many actors that job had, second by second.
+        logs: what its driver printed.
+        at_start: what Prometheus read before that job.
+        during: what Prometheus read last before its end.
         after: what Prometheus read after it.
     """
 
-    output: Path
+    images: list[str]
+    before: dict[str, list[dict]]
+    results: dict[str, list[dict]]
+    stopped_stages: list[dict]
     stages: list[dict]
     actors: list[int]
+    logs: str = field(repr=False)
+    at_start: str = field(repr=False)
     during: str = field(repr=False)
     after: str = field(repr=False)
+
+    @property
+    def new_rows(self) -> list[dict]:
+        """The rows that the second job wrote."""
+        return [row for file, rows in self.results.items() if file not in self.before for row in rows]
+
+    def counted(self, label: str | None = None) -> dict[str, float]:
+        """What the second job added to each counter, see `totals`."""
+        first, last = totals(self.at_start, label), totals(self.after, label)
+        return {name: value - first.get(name, 0.0) for name, value in last.items()}
 
 
 def watch(fleet: Raylets, job: str, seconds: float = 480.0) -> tuple[list[int], str]:

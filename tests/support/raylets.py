@@ -25,12 +25,10 @@ import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
 from jobs.sample.s3_server import HOST, free_ports
+from support.environment import WARM
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
-# Ray ends a worker process that has been idle for a second. A job would then spend most of its time on importing
-# torch in new processes.
-WARM = {"RAY_idle_worker_killing_time_threshold_ms": "600000", "RAY_num_workers_soft_limit": "6"}
 START_SECONDS = 180.0  # far more than a node takes on a slow machine
 AUTOSCALER = {
     "RAY_FAKE_CLUSTER": "1",
@@ -100,13 +98,18 @@ class Raylets:
 
     def remove(self, name: str) -> None:
         """Kills a node, as when a machine is taken away."""
+        family = self.processes(name)
         process = self._nodes.pop(name)
         self.metrics.pop(name)
-        family = [process.pid, *(c.pid for c in psutil.Process(process.pid).children(recursive=True))]
-        for pid in family:
-            with suppress(ProcessLookupError):
-                os.kill(pid, 9)
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
         process.wait()
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Returns the processes of a node: `ray start` and all below it."""
+        node = psutil.Process(self._nodes[name].pid)
+        return [node, *node.children(recursive=True)]
 
     def stop(self) -> None:
         """Kills all nodes and removes their files."""
@@ -131,9 +134,16 @@ class Raylets:
 
     def demand(self) -> str:
         """Returns what Ray's autoscaler is asked for, as `ray status` prints it."""
-        command = [RAY, "status", "--address", self.gcs]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
-        return done.stdout.partition("Pending Demands:")[2]
+        return self._ray("status", "--address", self.gcs).partition("Pending Demands:")[2]
+
+    def memory(self) -> str:
+        """Returns what the object stores of all nodes hold and have spilled, as `ray memory` prints it."""
+        return self._ray("memory", "--stats-only", "--address", self.gcs)
+
+    def _ray(self, *arguments: str) -> str:
+        """Runs a command of `ray` and returns what it printed."""
+        done = subprocess.run([RAY, *arguments], env=self.environment, capture_output=True, text=True, timeout=60)
+        return done.stdout
 
     def status(self, job: str) -> str:
         """Returns PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""

@@ -1,39 +1,91 @@
-"""A cluster of several nodes to submit jobs to, and one job that ran on it. Both end with the tests of this folder."""
+"""A cluster of several nodes to submit jobs to, and a job that ran on it. Both end with the tests of this folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import pytest
+from s3fs import S3FileSystem
 from support import stage_log
-from support.fleet import SMALL, ObservedJob, images_counted, pictures, scrape_if, watch
+from support.faults.jobs import workers
+from support.fleet import SMALL, ContinuedJob, devices, images_counted, pictures, scrape_if, watch
 from support.raylets import ROOT, Raylets
+
+from jobs.sample.s3_server import S3Server
+
+IMAGES = 800
+PAUSE = 2.0  # seconds at each window: work is left when the first job is stopped, and when the second has two actors
 
 
 @pytest.fixture(scope="package")
 def fleet() -> Iterator[Raylets]:
     """A head without CPUs, a node with two logical GPUs, and one with CPUs alone."""
     with Raylets() as raylets:
-        raylets.add("gpu", num_cpus=2, num_gpus=2)
-        raylets.add("cpu", num_cpus=2)
+        raylets.add("gpu", num_cpus=1, num_gpus=2)
+        raylets.add("cpu", num_cpus=1)
         yield raylets
 
 
 @pytest.fixture(scope="package")
-def observed_job(
-    fleet: Raylets, nuclei: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
-) -> ObservedJob:
-    """The first job of the fleet: small images, four wide ones that take longer, and two that cannot be read."""
-    folder, output = pictures(nuclei, tmp_path_factory.mktemp("in"), 800), tmp_path_factory.mktemp("out") / "masks"
-    (folder / "empty.png").touch()
-    (folder / "words.png").write_text("This is no picture.")
-    log = output.parent / "stages"
-    command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--weights", str(tiny_weights)]
-    fleet.submit("observed", command, stage_log.environment(log, ROOT))
-    actors, during = watch(fleet, "observed")
-    images = len(list(folder.iterdir()))
-    assert pads.dataset(str(output / "results"), format="parquet").count_rows() == images
-    after = fleet.wait(lambda: scrape_if(fleet, lambda text: images_counted(text) >= images), 120)
-    return ObservedJob(output, stage_log.read(log), actors, during, after)
+def continued_job(
+    fleet: Raylets, s3_server: S3Server, nuclei: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ContinuedJob:
+    """The first job of the fleet is stopped when it has results. The second continues it.
+
+    Each actor of the first has a GPU. Those of the second share one. The last images cannot be read.
+    """
+    folder, logs = pictures(nuclei, tmp_path_factory.mktemp("in"), IMAGES - 6), tmp_path_factory.mktemp("stages")
+    (folder / "x-empty.png").touch()
+    (folder / "x-words.png").write_text("This is no picture.")
+    s3, bucket = s3_server.filesystem(), "submitted"
+    s3.mkdir(bucket)
+    s3.pipe({f"{bucket}/plates/{path.name}": path.read_bytes() for path in folder.iterdir()})
+    command = ["python", "-m", "jobs.segment", f"s3://{bucket}/plates", f"s3://{bucket}/masks", *SMALL]
+    command += ["--weights", str(tiny_weights)]
+
+    def submit(name: str, *options: str, python_path: tuple[Path, ...] = (), here: tuple[str, ...] = ()) -> None:
+        environment = stage_log.environment(logs / name, *python_path, pause=PAUSE)
+        environment["env_vars"] |= s3_server.environment
+        fleet.submit(name, [*command, *options], environment, *here)
+
+    submit("first", "--workers", "2", here=("--working-dir", "."))
+    committed = f"{bucket}/masks/_checkpoint"
+    fleet.wait(lambda: files(s3, committed) and len(devices(stage_log.read(logs / "first"))) == 2, 300)
+    for actor in workers(fleet.processes("gpu"), "Segment"):
+        actor.suspend()  # so that the job is not done before it is stopped
+    fleet.job("stop", "first")
+    assert fleet.ended("first") == "STOPPED"
+    assert f"segmenting {IMAGES} images" in fleet.logs("first")
+    before, at_start = results(s3, bucket), fleet.scrape()
+
+    # From this checkout, whose encoder is compiled already.
+    submit("second", "--gpus-per-worker", "0.5", "--workers", "1,2", python_path=(ROOT,))
+    actors, during = watch(fleet, "second")
+
+    return ContinuedJob(
+        images=[f"s3://{bucket}/plates/{path.name}" for path in sorted(folder.iterdir())],
+        before=before,
+        results=results(s3, bucket),
+        stopped_stages=stage_log.read(logs / "first"),
+        stages=stage_log.read(logs / "second"),
+        actors=actors,
+        logs=fleet.logs("second"),
+        at_start=at_start,
+        during=during,
+        after=fleet.wait(lambda: scrape_if(fleet, lambda text: images_counted(text) >= IMAGES), 120),
+    )
+
+
+def files(s3: S3FileSystem, folder: str) -> list[str]:
+    """The Parquet files of a folder that are complete."""
+    s3.invalidate_cache()
+    return [file for file in s3.glob(f"{folder}/*.parquet") if ".pending" not in file]
+
+
+def results(s3: S3FileSystem, bucket: str) -> dict[str, list[dict]]:
+    """The rows of each results file: address, error and scores."""
+    columns = ["uri", "error", "score"]
+    found = files(s3, f"{bucket}/masks/results")
+    return {file: pq.read_table(file, filesystem=s3, columns=columns).to_pylist() for file in found}

@@ -63,22 +63,21 @@ def test_images_that_crash_are_errors_and_all_others_are_done(local_ray: None, w
 
 
 def test_in_a_job_it_is_an_error_row(local_ray: None, quick: tuple, plate: Path, tmp_path: Path) -> None:
-    """The actor reads images that are larger than a tile; tasks read the others. See `support/faults/site`."""
-    deadly = {
-        "unreadable.png": ("fetch", (61, 66)),
-        "small.png": ("decode", (61, 67)),
-        "wide.png": ("segment", (161, 67)),
-    }
+    """The actor reads images that are larger than a tile; tasks read the others. See `support/faults/site`.
+
+    That the fetch stage isolates images as well: see test_original_bytes.
+    """
+    deadly = {"small.png": "decode", "wide.png": "segment"}
     for path in sorted(plate.iterdir())[2:]:
         path.unlink()
-    for name, (_, size) in deadly.items():
-        Image.new("RGB", size).save(plate / name)
+    Image.new("RGB", (61, 67)).save(plate / "small.png")
+    Image.new("RGB", (161, 67)).save(plate / "wide.png")
     segment(plate, tmp_path / "out", "--tile", 128, *quick)
     rows = results(tmp_path / "out")
     assert len(rows) == len({r["uri"] for r in rows}) == 2 + len(deadly)
     for row in rows:
         if (name := Path(row["uri"]).name) in deadly:
             assert row["error"].startswith("WorkerDied: ")
-            assert f"stage: {deadly[name][0]}" in row["error"]
+            assert f"stage: {deadly[name]}" in row["error"]
         else:
             assert row["error"] is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,23 @@ from pipeline.storage import Place
 Row = dict[str, Any]
 BOX_TOLERANCE = 1e-3  # pixels
 MASK_IOU = 0.999
+
+
+@dataclass(frozen=True)
+class ReferenceJob:
+    """A job in which nothing was broken but some of its shards.
+
+    Attributes:
+        rows: the rows of the sources, by file name.
+        cut: tar shards that were cut off at different places; the sources are their members.
+        of_cut: the rows of the images in the shards, by address.
+        record: of the run.
+    """
+
+    rows: dict[str, Row]
+    cut: list[Path]
+    of_cut: dict[str, Row]
+    record: dict[str, Any]
 
 
 @dataclass

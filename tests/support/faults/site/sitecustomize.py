@@ -1,24 +1,14 @@
-"""A decoder and a file system with bugs like those that real ones have had.
+"""A decoder with a bug like those that real ones have had: images of certain sizes end the process that loads them.
 
-Images of certain sizes, and a file of a certain name, end the process that loads them. Python imports this module when
-it starts, if its folder is on PYTHONPATH; so do the workers of the tests' Ray.
+Python imports this module when it starts, if its folder is on PYTHONPATH; so do the workers of the tests' Ray.
 """
 
 import os
 import signal
 
-from fsspec.implementations.local import LocalFileSystem
 from PIL import PngImagePlugin
 
-cat = LocalFileSystem.cat_file
 load = PngImagePlugin.PngImageFile.load
-
-
-def faulty_cat(self, path, *args, **kwargs):
-    """Ends the process at a file of a certain name."""
-    if path.endswith("unreadable.png"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return cat(self, path, *args, **kwargs)
 
 
 def faulty_load(self):
@@ -28,5 +18,4 @@ def faulty_load(self):
     return load(self)
 
 
-LocalFileSystem.cat_file = faulty_cat
 PngImagePlugin.PngImageFile.load = faulty_load
