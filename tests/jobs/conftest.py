@@ -47,8 +47,8 @@ def again(mixed: Segmented, tmp_path: Path) -> Iterator[Segmented]:
 
 @pytest.fixture(scope="session")
 def slides(local_ray: None, tmp_path_factory: pytest.TempPathFactory, nuclei: Path) -> Segmented:
-    """An image of 700x512 pixels made of nuclei, the same with 16 bits and with ten channels, one that is cut off, and
-    a small one; segmented once by the shipped network, in tiles of 256 pixels.
+    """An image of 700x512 pixels made of nuclei, a part of it with 16 bits and with ten channels, one that is cut off,
+    and a small one; segmented once by the shipped network, in tiles of 256 pixels.
     """
     folder, output = tmp_path_factory.mktemp("slides"), tmp_path_factory.mktemp("out") / "masks"
     small = [p for p in sorted(nuclei.iterdir()) if Image.open(p).size == (256, 256)][:6]
@@ -57,8 +57,9 @@ def slides(local_ray: None, tmp_path_factory: pytest.TempPathFactory, nuclei: Pa
         y, x = 256 * (i // 2), 256 * (i % 2)
         canvas[y : y + 256, x : x + 256] = np.array(Image.open(path).convert("RGB"))
     Image.fromarray(canvas).save(folder / "slide.tif", compression="tiff_lzw")
-    Image.fromarray(canvas[..., 0].astype(np.uint16) * 100).save(folder / "slide16.png")
-    many = np.repeat(canvas[..., :1].astype(np.uint16), 10, axis=2)  # 20 bytes a pixel
+    part = canvas[:320, :256, :1].astype(np.uint16)  # two tiles
+    Image.fromarray(part[..., 0] * 100).save(folder / "slide16.png")
+    many = np.repeat(part, 10, axis=2)  # 20 bytes a pixel
     tifffile.imwrite(folder / "channels.tif", many, photometric="minisblack", planarconfig="contig", compression="zlib")
     (folder / "cut.tif").write_bytes((folder / "slide.tif").read_bytes()[:100_000])
     shutil.copy(small[4], folder / "small.png")
