@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import support.environment  # noqa: F401 - before Ray is imported
+import support.environment
 import torch
 from hypothesis import settings
 from s3fs import S3FileSystem
+from support.forkserver import Forkserver
 from support.tiny import write_tiny
 
 from jobs.sample import DATA
@@ -126,14 +127,22 @@ def bucket(s3_server: S3Server, request: pytest.FixtureRequest) -> Iterator[tupl
 
 
 @pytest.fixture(scope="session")
-def local_ray(s3_server: S3Server) -> Iterator[None]:
+def forkserver() -> Iterator[Forkserver]:
+    """Forks the workers of `local_ray` and of clusters."""
+    with Forkserver() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_server: S3Server, forkserver: Forkserver) -> Iterator[None]:
     """Ray on this machine, as a job would start it, for the session: jobs that run in this process use it.
 
     Its workers have the keys of `s3_server` in their environment. They stay when a job ends, so that the next one
-    finds processes that have imported torch.
+    finds processes that have imported this project.
     """
-    with Connection() as connection:
-        with environment(FAULTY):
+    with Connection() as connection, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ray._private.ray_constants.SETUP_WORKER_FILENAME", support.forkserver.__file__)
+        with environment(FAULTY | forkserver.environment):
             connection.context()
         yield
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,12 @@ def outside_functions(tree: ast.Module) -> ast.Module:
     return Strip().visit(tree)
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def modules(room: str) -> dict[str, Path]:
     """Dotted name and file of each module of a room; a package stands for its `__init__`."""
     files = sorted((ROOT / room).rglob("*.py"))
@@ -72,14 +80,17 @@ def resolved(name: str) -> str | None:
     return name or None
 
 
-def edges(room: str) -> Iterator[tuple[str, str, str]]:
+@cache
+def edges(room: str) -> list[tuple[str, str, str]]:
     """(module, what it imports of ours, where) for each import of a room."""
+    found = []
     for name, path in modules(room).items():
         text = path.read_text()
-        for line, imported in imports(ast.parse(text)):
+        for line, imported in imports(parsed(path)):
             if (target := resolved(imported)) and target != name:
                 shown = text.splitlines()[line - 1].strip()
-                yield name, target, f"{path.relative_to(ROOT)}:{line}: {shown}"
+                found.append((name, target, f"{path.relative_to(ROOT)}:{line}: {shown}"))
+    return found
 
 
 @pytest.mark.parametrize("room", ORDER)
@@ -125,7 +136,7 @@ def test_modules_import_each_other_without_circles(room: str) -> None:
 def test_a_room_imports_only_its_own_libraries(room: str) -> None:
     wrong = []
     for path in modules(room).values():
-        for line, name in imports(ast.parse(path.read_text())):
+        for line, name in imports(parsed(path)):
             if name.split(".")[0] in OUTSIDE[room] | {"(relative)"}:
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {name}")
     assert not wrong, "\n".join(wrong)
@@ -150,31 +161,49 @@ def test_the_rule_sees_every_kind_of_import() -> None:
     assert resolved("ray.data") is None
 
 
-def loaded(names: str, then: str = "pass") -> set[str]:
-    """Top-level packages that importing some modules loads: what imports drag in no reading of the sources shows."""
-    code = f"import sys, {names}; {then}; print(*{{m.split('.')[0] for m in sys.modules}})"
+def loaded(*steps: str) -> list[set[str]]:
+    """Top-level packages after each step of a new process: what imports drag in no reading of the sources shows."""
+    note = "seen.append(sorted({m.split('.')[0] for m in sys.modules if sys.modules[m]}))"
+    code = "\n".join(
+        ["import json, sys", "seen = []", *(f"{step}\n{note}" for step in steps), "print(json.dumps(seen))"]
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return [set(packages) for packages in json.loads(done.stdout)]
 
 
-def test_importing_the_model_room_loads_no_library_of_the_others() -> None:
-    packages = loaded("model, model.rle")
-    assert "torch" in packages
-    assert not (OUTSIDE["model"] | {"fsspec", "pipeline", "jobs"}) & packages
-
-
-def test_only_the_actor_loads_what_the_network_needs() -> None:
-    """Every process of the other stages, and the one that checks a checkpoint, would take seconds for it."""
+@pytest.fixture(scope="module")
+def model_room() -> list[set[str]]:
+    """Packages of a process that imports the model room, then what other stages import, and then loads a network."""
+    stages = "import model.load as m, jobs.segment, pipeline.stages.fetch, pipeline.stages.encode"
     checks = "c = m.read_checkpoint('nuclei'); m.build_network(c, c.preset)"
-    assert "torchvision" in loaded("model.load as m", "m.load_model('nuclei', precision='bf16')")
-    stages = "pipeline.stages.fetch, pipeline.stages.encode"
-    assert "torchvision" not in loaded(f"model.load as m, jobs.segment, {stages}", checks)
+    load = """
+sys.modules["torchvision"] = None  # so that importing it fails, which does not take seconds
+try:
+    m.load_model(c, precision="bf16", device="cpu")
+except ModuleNotFoundError as error:
+    sys.modules[error.name] = "needed"
+"""
+    return loaded("import model, model.rle", f"{stages}; {checks}", load)
+
+
+def test_importing_the_model_room_loads_no_library_of_the_others(model_room: list[set[str]]) -> None:
+    assert "torch" in model_room[0]
+    assert not (OUTSIDE["model"] | {"fsspec", "pipeline", "jobs"}) & model_room[0]
+
+
+def test_only_the_actor_loads_what_the_network_needs(model_room: list[set[str]]) -> None:
+    """Every process of the other stages, and the one that checks a checkpoint, would take seconds for it."""
+    assert ["torchvision" in packages for packages in model_room] == [False, False, True]
 
 
 def test_reading_an_output_loads_no_heavy_library() -> None:
     """`maskfleet status` and `maskfleet query` start in under half a second."""
     heavy = {"ray", "torch", "pandas", "s3fs", "pycocotools", "model"}
-    status = loaded("pipeline.output.counts, pipeline.output.lease, pipeline.output.run_record")
+    status, sql, evaluation = loaded(
+        "import pipeline.output.counts, pipeline.output.lease, pipeline.output.run_record",
+        "import pipeline.analysis.sql",
+        "import pipeline.analysis.evaluate, pipeline.analysis.original_images",
+    )
     assert not (heavy | {"duckdb"}) & status
-    assert not heavy & loaded("pipeline.analysis.sql")
-    assert not {"ray", "torch", "s3fs"} & loaded("pipeline.analysis.evaluate, pipeline.analysis.original_images")
+    assert not heavy & sql
+    assert not {"ray", "torch", "s3fs"} & evaluation

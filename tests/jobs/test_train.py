@@ -59,7 +59,7 @@ def test_architectures_that_do_not_exist(arguments: tuple[str, str], message: st
 def test_shipped_weights_find_nuclei(tmp_path: Path) -> None:
     """The AP is well above what a broken pipeline reaches. BENCHMARKS.md has the exact figure."""
     dataset = json.loads((DATA / "annotations.json").read_text())
-    dataset["images"] = dataset["images"][:8]
+    dataset["images"] = dataset["images"][1:5]  # from 7 to 78 nuclei
     chosen = {r["id"] for r in dataset["images"]}
     dataset["annotations"] = [a for a in dataset["annotations"] if a["image_id"] in chosen]
     (tmp_path / "some.json").write_text(json.dumps(dataset))

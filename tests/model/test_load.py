@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import safetensors.torch
 import torch
 from support.small_checkpoint import SHAPE, State, on_disk
 
-from model import Checkpoint, PresetError, WeightsError, load_model
+from model import Checkpoint, MaskRCNN, PresetError, WeightsError, load_model
 from model.inference.precision import resolve_precision
 from model.load import build_network
 
@@ -54,6 +52,13 @@ def test_missing_unknown_and_misshapen_keys_are_all_named(small_state: State) ->
         assert f"{key} is {shape}, expected {tuple(small_state[key].shape)}" in lines
 
 
+@pytest.fixture
+def network_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network whose shapes are compared with those of a checkpoint is built once for each preset."""
+    monkeypatch.setattr("model.load.MaskRCNN", cache(MaskRCNN))
+
+
+@pytest.mark.usefixtures("network_built_once")
 def test_any_one_key_that_is_missing_is_named(small_state: State) -> None:
     for key in small_state:
         if key.endswith("num_batches_tracked"):
@@ -62,6 +67,7 @@ def test_any_one_key_that_is_missing_is_named(small_state: State) -> None:
             build_network(checkpoint_of({k: v for k, v in small_state.items() if k != key}), SHAPE)
 
 
+@pytest.mark.usefixtures("network_built_once")
 def test_any_one_key_missing_from_a_torch_file_is_a_weights_error(small_state: State, tmp_path: Path) -> None:
     """The preset is inferred from the shapes, and the missing tensor may be one that this needs."""
     other = []
@@ -122,15 +128,12 @@ def test_precisions(small_state: State) -> None:
 
 
 def test_compiling_without_a_compiler() -> None:
-    code = (
-        "import torch; from model import WeightsError; from model.inference.precision import resolve_precision\n"
-        "try: resolve_precision('auto', torch.device('cpu'), compiled=True)\n"
-        "except WeightsError as error: print(error)"
-    )
-    nothing = os.environ | {"PATH": "/nowhere", "CXX": "/nowhere/g++"}
-    done = subprocess.run([sys.executable, "-c", code], env=nothing, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("no C++ compiler")
-    assert len(done.stdout.splitlines()) == 1
+    from torch._inductor import config  # takes seconds
+
+    missing = config.patch({"cpp.cxx": (None, "/nowhere/g++")})
+    with missing, pytest.raises(WeightsError, match=r"^no C\+\+ compiler") as error:
+        resolve_precision("auto", torch.device("cpu"), compiled=True)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_checkpoint_can_be_loaded_several_times(small_state: State) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.detection._utils import overwrite_eps
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -31,7 +31,7 @@ Calibrate = Callable[[TorchvisionMaskRCNN, np.ndarray], TorchvisionMaskRCNN]
 Reference = Callable[[TorchvisionMaskRCNN, np.ndarray], Detections]
 AssertSame = Callable[..., None]
 # Fewer RoIs than by default, because at small sizes they take most of the time.
-FEWER = {"rpn_post_nms": 200, "max_detections": 20}
+FEWER = {"rpn_post_nms": 100, "max_detections": 16}
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Network:
     torchvision: TorchvisionMaskRCNN
     path: Path
 
-    @property
+    @cached_property
     def checkpoint(self) -> Checkpoint:
         return read_checkpoint(self.path)
 
@@ -63,12 +63,13 @@ def small(network: TorchvisionMaskRCNN, size: int, longest: int) -> dict[str, in
 def r50(request: pytest.FixtureRequest, pixels: Photos, calibrate: Calibrate, tmp_path_factory: Any) -> Network:
     """torchvision's R50-FPN with 91 outputs from a seed."""
     torch.manual_seed(request.param)
-    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=320, max_size=533)
+    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    small(network, 192, 320)
     calibrate(network, pixels["landscape"])
     return saved(network, tmp_path_factory.mktemp("r50") / "weights.pth")
 
 
-def assert_r50_parity(
+def assert_detections_are_torchvisions(
     found: list[Detections],
     reference: TorchvisionMaskRCNN,
     images: list[np.ndarray],
@@ -77,7 +78,7 @@ def assert_r50_parity(
 ) -> None:
     for ours, image in zip(found, images, strict=True):
         expected = torchvision_detections(reference, image)
-        assert len(expected) >= 18
+        assert len(expected) >= 12
         assert len(expected.labels.unique()) >= 2
         assert expected.masks.std() > 0.2
         assert_same(ours, expected)
@@ -88,23 +89,11 @@ def assert_r50_parity(
 def test_r50_of_other_seeds(
     r50: Network, names: list[str], pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
 ) -> None:
-    """Other weights and photos at 320/533, each image against torchvision alone."""
+    """Other weights and photos, each image against torchvision alone."""
     images = [pixels[name] for name in names]
-    network = load_model(r50.path, precision="fp32", device="cpu", **small(r50.torchvision, 320, 533))
-    assert_r50_parity(network.predict(images), r50.torchvision, images, torchvision_detections, assert_same)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("r50", [0], indirect=True)
-def test_r50_at_full_size(
-    r50: Network, pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
-) -> None:
-    """800/1333, with as many proposals and detections as by default."""
-    images = [pixels["portrait"]]
-    reference = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
-    reference.load_state_dict(r50.torchvision.state_dict())
-    found = load_model(r50.path, precision="fp32", device="cpu").predict(images)
-    assert_r50_parity(found, reference, images, torchvision_detections, assert_same)
+    network = load_model(r50.path, precision="fp32", device="cpu", **small(r50.torchvision, 192, 320))
+    found = network.predict(images)
+    assert_detections_are_torchvisions(found, r50.torchvision, images, torchvision_detections, assert_same)
 
 
 @pytest.mark.slow
@@ -112,12 +101,12 @@ def test_r50_at_full_size(
 def test_r50_alone_and_among_changing_neighbours(
     r50: Network, pixels: Photos, torchvision_detections: Reference, assert_same: AssertSame
 ) -> None:
-    overrides = small(r50.torchvision, 256, 427)
+    overrides = small(r50.torchvision, 128, 214)
     network = load_model(r50.checkpoint, precision="fp32", device="cpu", **overrides)
     crop = pixels["square"][:459]  # 612 x 459: in the padded shape of the 640 x 480 photo
     references = {name: torchvision_detections(r50.torchvision, pixels[name]) for name in ("landscape", "small")}
     references["crop"] = torchvision_detections(r50.torchvision, crop)
-    assert all(len(reference) >= 18 for reference in references.values())
+    assert all(len(reference) >= 12 for reference in references.values())
 
     (alone,) = network.predict([pixels["landscape"]])
     assert_same(alone, references["landscape"])
@@ -134,18 +123,18 @@ def test_r50_alone_and_among_changing_neighbours(
 @pytest.mark.parametrize("r50", [0], indirect=True)
 def test_r50_ends_as_torchvisions_pasted_masks(r50: Network, pixels: Photos) -> None:
     """End to end: our RLE of an image decodes to what torchvision's own forward pass pastes."""
-    overrides = small(r50.torchvision, 256, 256)
+    overrides = small(r50.torchvision, 192, 192)
     image = pixels["small"]
     (found,) = load_model(r50.checkpoint, precision="fp32", device="cpu", **overrides).predict([image])
     with torch.inference_mode():
         (reference,) = r50.torchvision([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
     height, width = image.shape[:2]
-    assert len(found) == len(reference["masks"]) >= 18
+    assert len(found) == len(reference["masks"]) >= 12
     counts = encode(found.masks, found.boxes, height, width)
     masks = np.asfortranarray((reference["masks"][:, 0] > 0.5).numpy().transpose(1, 2, 0).astype(np.uint8))
     overlap = coco.iou([{"size": [height, width], "counts": c} for c in counts], coco.encode(masks), [0] * len(counts))
     filled = masks.any((0, 1))
-    assert filled.sum() >= 15
+    assert filled.sum() >= 9
     assert (np.diagonal(overlap)[filled] >= 0.999).all()
 
 
@@ -159,7 +148,7 @@ def assert_parity(
 ) -> Preset:
     """Saves, loads and compares; returns the preset that was derived from the shapes."""
     stored = saved(network, path)
-    ours = load_model(stored.path, precision="fp32", device="cpu", **overrides)
+    ours = load_model(stored.checkpoint, precision="fp32", device="cpu", **overrides)
     for found, image in zip(ours.predict(images), images, strict=True):
         expected = reference(network, image)
         assert len(expected) >= 12
@@ -175,7 +164,7 @@ def test_r101_with_frozen_normalisation(
     torch.manual_seed(2)
     backbone = resnet_fpn_backbone(backbone_name="resnet101", weights=None, norm_layer=FrozenBatchNorm2d)
     network = TorchvisionMaskRCNN(backbone, 21)
-    overrides = small(network, 256, 256)
+    overrides = small(network, 160, 160)
     calibrate(network, pixels["landscape"])
     images = [pixels["square"]]
     preset = assert_parity(network, tmp_path / "r101.pth", images, torchvision_detections, assert_same, **overrides)
@@ -193,7 +182,7 @@ def test_r50_with_frozen_normalisation_of_epsilon_zero(
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d)
     network = TorchvisionMaskRCNN(backbone, 91)
     overwrite_eps(network, 0.0)
-    overrides = small(network, 192, 256)
+    overrides = small(network, 160, 214)
     network = calibrate(network, pixels["landscape"])
     body = network.backbone.body
     body.conv1.weight.data *= 0.01
@@ -209,52 +198,6 @@ def test_r50_with_frozen_normalisation_of_epsilon_zero(
         assert_same(wrong, torchvision_detections(network, images[0]))
 
 
-def test_r18_with_other_classes_anchors_and_thresholds(
-    pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
-) -> None:
-    """Basic blocks; every setting that a state dict does not contain is given as an override."""
-    torch.manual_seed(4)
-    sizes, ratios = ((16.0,), (32.0,), (64.0,), (128.0,), (300.0,)), ((0.3, 1.0, 3.0),) * 5
-    network = TorchvisionMaskRCNN(
-        resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d),
-        num_classes=4,
-        min_size=192,
-        max_size=300,
-        image_mean=[0.5, 0.4, 0.3],
-        image_std=[0.2, 0.3, 0.4],
-        rpn_anchor_generator=AnchorGenerator(sizes, ratios),
-        rpn_pre_nms_top_n_test=300,
-        rpn_post_nms_top_n_test=200,
-        rpn_nms_thresh=0.6,
-        box_score_thresh=0.2,
-        box_nms_thresh=0.3,
-        box_detections_per_img=20,
-    )
-    calibrate(network, pixels["landscape"])
-    preset = assert_parity(
-        network,
-        tmp_path / "r18.pth",
-        [pixels["landscape"], pixels["portrait"], pixels["square"]],
-        torchvision_detections,
-        assert_same,
-        min_size=192,
-        max_size=300,
-        mean=[0.5, 0.4, 0.3],
-        std=[0.2, 0.3, 0.4],
-        anchor_sizes=sizes,
-        anchor_ratios=ratios,
-        rpn_pre_nms=300,
-        rpn_post_nms=200,
-        rpn_nms=0.6,
-        min_score=0.2,
-        nms=0.3,
-        max_detections=20,
-    )
-    assert preset.num_outputs == 4
-    assert not preset.bottleneck
-    assert preset.blocks == (2, 2, 2, 2)
-
-
 @pytest.mark.slow
 def test_a_resnext_trunk(
     pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
@@ -262,28 +205,9 @@ def test_a_resnext_trunk(
     torch.manual_seed(5)
     backbone = resnet_fpn_backbone(backbone_name="resnext50_32x4d", weights=None, norm_layer=nn.BatchNorm2d)
     network = TorchvisionMaskRCNN(backbone, 6)
-    overrides = small(network, 192, 256)
+    overrides = small(network, 160, 214)
     calibrate(network, pixels["landscape"])
     images = [pixels["portrait"]]
     preset = assert_parity(network, tmp_path / "x50.pth", images, torchvision_detections, assert_same, **overrides)
     assert preset.groups == 32
     assert preset.trunk_widths == (128, 256, 512, 1024)
-
-
-def test_a_preset_of_other_widths(
-    tiny: Preset,
-    tiny_torchvision: TorchvisionMaskRCNN,
-    pixels: Photos,
-    torchvision_detections: Reference,
-    assert_same: AssertSame,
-) -> None:
-    """No field at its default: everything comes from the checkpoint's preset."""
-    checkpoint = Checkpoint(tiny_torchvision.state_dict(), tiny, "", {})
-    network = load_model(checkpoint, precision="fp32", device="cpu")
-    images = [*pixels.values(), pixels["wide"][:, ::-1].copy(), pixels["wide"][:5], pixels["small"][:, :4]]
-    references = [torchvision_detections(tiny_torchvision, image) for image in images]
-    assert min(len(reference) for reference in references[:5]) >= 10
-    for found, reference in zip(network.predict(images, batch_size=1), references, strict=True):
-        assert_same(found, reference)
-    for found, reference in zip(network.predict(images, batch_size=3), references, strict=True):
-        assert_same(found, reference)

@@ -60,7 +60,7 @@ def watch(fleet: Raylets, job: str, seconds: float = 480.0) -> tuple[list[int], 
 
     def over() -> bool:
         nonlocal during
-        actors.append(actors_alive(fleet))
+        actors.append(len(segment_actors(fleet)))
         during = scrape_if(fleet, lambda text: "ray_maskfleet_images_waiting" in text) or during
         return fleet.status(job) not in ("PENDING", "RUNNING")
 
@@ -69,9 +69,9 @@ def watch(fleet: Raylets, job: str, seconds: float = 480.0) -> tuple[list[int], 
     return actors, during
 
 
-def actors_alive(fleet: Raylets) -> int:
+def segment_actors(fleet: Raylets) -> list[dict]:
     """Segment actors that are there now; no other job runs."""
-    return sum(a["state"] == "ALIVE" and "Segment" in a["class_name"] for a in fleet.state("actors"))
+    return [a for a in fleet.state("actors") if a["state"] == "ALIVE" and "Segment" in a["class_name"]]
 
 
 def devices(rows: list[dict]) -> dict[str, str]:

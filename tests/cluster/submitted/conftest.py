@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from s3fs import S3FileSystem
 from support import stage_log
-from support.faults.jobs import workers
-from support.fleet import SMALL, ContinuedJob, devices, images_counted, pictures, scrape_if, watch
+from support.fleet import SMALL, ContinuedJob, devices, images_counted, pictures, scrape_if, segment_actors, watch
+from support.forkserver import Forkserver
 from support.raylets import ROOT, Raylets
 
 from jobs.sample.s3_server import S3Server
@@ -20,9 +22,9 @@ PAUSE = 2.0  # seconds at each window: work is left when the first job is stoppe
 
 
 @pytest.fixture(scope="package")
-def fleet() -> Iterator[Raylets]:
+def fleet(forkserver: Forkserver) -> Iterator[Raylets]:
     """A head without CPUs, a node with two logical GPUs, and one with CPUs alone."""
-    with Raylets() as raylets:
+    with Raylets(forkserver) as raylets:
         raylets.add("gpu", num_cpus=1, num_gpus=2)
         raylets.add("cpu", num_cpus=1)
         yield raylets
@@ -53,8 +55,8 @@ def continued_job(
     submit("first", "--workers", "2", here=("--working-dir", "."))
     committed = f"{bucket}/masks/_checkpoint"
     fleet.wait(lambda: files(s3, committed) and len(devices(stage_log.read(logs / "first"))) == 2, 300)
-    for actor in workers(fleet.processes("gpu"), "Segment"):
-        actor.suspend()  # so that the job is not done before it is stopped
+    for actor in segment_actors(fleet):
+        os.kill(actor["pid"], signal.SIGSTOP)  # so that the job is not done before it is stopped
     fleet.job("stop", "first")
     assert fleet.ended("first") == "STOPPED"
     assert f"segmenting {IMAGES} images" in fleet.logs("first")

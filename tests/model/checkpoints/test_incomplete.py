@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ State = dict[str, Tensor]
 DETECTRON2 = Path(__file__).parents[2] / "data" / "detectron2" / "r50" / "model.pkl"
 Convert = Callable[[State], tuple[State, Preset]]
 Family = tuple[State, Convert, list[KeyRule]]
+NETWORKS = cache(MaskRCNN)
 
 
 def convert_torchvision(state: State) -> tuple[State, Preset]:
@@ -39,6 +41,12 @@ def mmdetection_state(tiny: Preset) -> State:
         state[f"roi_head.bbox_head.fc_reg.{kind}"] = state[f"roi_head.bbox_head.fc_reg.{kind}"][4:]
         state[f"roi_head.mask_head.conv_logits.{kind}"] = state[f"roi_head.mask_head.conv_logits.{kind}"][1:]
     return state
+
+
+@pytest.fixture(autouse=True)
+def networks_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network whose shapes are compared with those of a checkpoint is built once for each preset."""
+    monkeypatch.setattr("model.load.MaskRCNN", NETWORKS)
 
 
 @pytest.fixture(params=["torchvision", "torchvision V2", "detectron2", "mmdetection"])

@@ -20,9 +20,12 @@ SHIPPED_NAMES = ["nuclei", "nuclei-finest"]
 @pytest.mark.parametrize("name", SHIPPED_NAMES)
 def test_detections_equal_torchvisions(name: str, nuclei: Path) -> None:
     checkpoint = read_checkpoint(name)
-    network, reference = load_model(checkpoint, precision="fp32"), build_torchvision(checkpoint.preset).eval()
+    network, reference = (
+        load_model(checkpoint, precision="fp32", device="cpu"),
+        build_torchvision(checkpoint.preset).eval(),
+    )
     assert not reference.load_state_dict(checkpoint.state, strict=False).unexpected_keys
-    files = sorted(nuclei.iterdir())[:6]
+    files = sorted(nuclei.iterdir())[1:4:2]  # 360 and 256 pixels wide, with few nuclei and with over a hundred
     images = [np.array(Image.open(f).convert("RGB")) for f in files]
     logits: list[torch.Tensor] = []
     reference.roi_heads.mask_predictor.register_forward_hook(lambda _, __, output: logits.append(output))
@@ -35,7 +38,7 @@ def test_detections_equal_torchvisions(name: str, nuclei: Path) -> None:
         torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-5)
         torch.testing.assert_close(found.masks, logits[-1][:, 1].sigmoid(), rtol=0, atol=1e-4)
         seen += len(found)
-    assert seen > 50
+    assert seen > 100
 
 
 @pytest.mark.parametrize("name", SHIPPED_NAMES)

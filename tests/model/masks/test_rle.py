@@ -89,7 +89,7 @@ def mask(draw: st.DrawFn, side: int, threshold: float) -> Tensor:
 )  # runs join from column to column
 @example((torch.ones(1, 28, 28), torch.tensor([[-0.9, -0.9, -0.1, -0.1]]), 5, 5, 0.1))  # truncated toward zero: inside
 @example((torch.full((1, 28, 28), 0.5), torch.tensor([[2.0, 2.0, 9.0, 9.0]]), 12, 12, 0.5))  # nowhere above
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=200)
 def test_encode_is_torchvisions_paste_and_pycocotools_encode(scene: tuple[Tensor, Tensor, int, int, float]) -> None:
     masks, boxes, height, width, threshold = scene
     reference = pasted(masks, boxes, height, width, threshold)
@@ -192,7 +192,7 @@ def detectron2_part(
 
 
 @given(scene=scenes())
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 def test_detectron2s_rule(scene: tuple[Tensor, Tensor, int, int, float]) -> None:
     masks, boxes, height, width, threshold = scene
     threshold = float(np.float32(threshold))
@@ -205,7 +205,7 @@ def test_detectron2s_rule(scene: tuple[Tensor, Tensor, int, int, float]) -> None
 @given(
     seed=st.integers(0, 2**32 - 1), roughness=st.sampled_from([2, 4, 9, 28]), paste=st.sampled_from(list(PASTE_RULES))
 )
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 def test_large_masks_where_crossings_are_computed(seed: int, roughness: int, paste: str) -> None:
     """Boxes of hundreds of pixels, across the edges of the image: smooth masks, noise, and noise about 0.5."""
     rng = torch.Generator().manual_seed(seed)

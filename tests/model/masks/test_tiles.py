@@ -22,7 +22,7 @@ from model.masks.tiles import predict_tiles
 from pipeline.analysis.coco_ap import average_precision
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 90), st.integers(0, 89))
+@given(st.integers(1, 120), st.integers(1, 120), st.integers(1, 90), st.integers(0, 89))
 def test_every_pixel_is_in_a_tile_and_borders_overlap(height: int, width: int, size: int, overlap: int) -> None:
     overlap = min(overlap, size - 1)
     tiling = Tiling(size, overlap)
@@ -185,7 +185,7 @@ GAP = 16
 @pytest.mark.slow
 def test_a_mosaic_of_nuclei_is_as_good_as_its_pictures() -> None:
     """Tiles of a picture's size give a mask AP within a point of segmenting the pictures one by one."""
-    reference, ap = mosaic_ap((256, 64), pictures=8, columns=4)
+    reference, ap = mosaic_ap((256, 64), pictures=4, columns=2)
     assert reference > 0.4
     assert ap > reference - 0.01
 

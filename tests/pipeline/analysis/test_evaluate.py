@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 @pytest.fixture(scope="module")
 def truth(annotations: dict) -> dict:
-    """Six images of nuclei; the last has over 200."""
-    return subset(annotations, 6)
+    """Six images of nuclei; the last has over 150, which is enough for more than 100 imperfect ones."""
+    objects = Counter(a["image_id"] for a in annotations["annotations"])
+    return subset(annotations | {"images": [i for i in annotations["images"] if objects[i["id"]] < 160]}, 6)
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +79,12 @@ def test_perfect_results_have_an_ap_of_one(truth: dict, truth_file: Path, tmp_pa
 def test_an_image_of_over_100_objects_needs_more_than_100_detections(truth: dict, tmp_path: Path) -> None:
     crowded = truth | {"images": truth["images"][-1:]}
     rows = perfect(crowded)
-    assert len(rows[0]["rle"]) > 200
+    assert len(rows[0]["rle"]) > 150
     output, ann = write_output(tmp_path / "out", rows), written(crowded, tmp_path)
     assert evaluate(output, ann)["segm"]["AP"] == pytest.approx(1)
     capped = evaluate(output, ann, 100)
     assert capped["max_detections"] == 100
-    assert capped["segm"]["AP"] < 0.6
+    assert capped["segm"]["AP"] == pytest.approx(100 / len(rows[0]["rle"]), abs=0.02)  # the recall
 
 
 @pytest.mark.parametrize("max_detections", [100, 500])
