@@ -65,7 +65,7 @@ def shard_key(url: str, version: str, pattern: str | None, column: str | None) -
 
 
 def load_state(folder: Place) -> CatalogState:
-    """Reads what the catalog in a folder holds. It needs 8 bytes per image and a few hundred per shard."""
+    """Reads what the catalog in a folder holds. Ids take 8 bytes each, shards a few hundred."""
     files = folder.list(".parquet")
     state, ids, removed = CatalogState(files, NO_IDS), [NO_IDS], [NO_IDS]
     with ThreadPoolExecutor(READERS) as pool:
