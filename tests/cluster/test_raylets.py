@@ -23,12 +23,12 @@ def test_raylets_killed_under_a_job(
     assert_undisturbed: Callable[[Place, list[str]], None],
     tmp_path: Path,
 ) -> None:
-    inputs, output = add_images(200), place(tmp_path / "out")
+    inputs, output = add_images(400), place(tmp_path / "out")
     generator = random.Random(2)
     with Nodes(2) as nodes, Job(tmp_path / "plates", output.url, *quick, environment=nodes.environment) as job:
         job.wait_for_results(output)
         for _ in range(2):  # the node with the actor, each time, and with it the blocks that other nodes have read
-            time.sleep(generator.uniform(0, 2))
+            time.sleep(generator.uniform(0, 1))
             node = wait_for(lambda: nodes.node_of_worker("Segment"), "an actor", unless=lambda: job.ended)
             nodes.add()
             nodes.kill(node)

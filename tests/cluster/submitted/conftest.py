@@ -33,7 +33,7 @@ def fleet(forkserver: Forkserver) -> Iterator[Raylets]:
 @pytest.fixture(scope="package")
 def continued_job(
     fleet: Raylets, s3_server: S3Server, nuclei: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
-) -> ContinuedJob:
+) -> Iterator[ContinuedJob]:
     """The first job of the fleet is stopped when it has results. The second continues it.
 
     Each actor of the first has a GPU. Those of the second share one. The last images cannot be read.
@@ -66,7 +66,7 @@ def continued_job(
     submit("second", "--gpus-per-worker", "0.5", "--workers", "1,2", python_path=(ROOT,))
     actors, during = watch(fleet, "second")
 
-    return ContinuedJob(
+    yield ContinuedJob(
         images=[f"s3://{bucket}/plates/{path.name}" for path in sorted(folder.iterdir())],
         before=before,
         results=results(s3, bucket),
@@ -78,6 +78,7 @@ def continued_job(
         during=during,
         after=fleet.wait(lambda: scrape_if(fleet, lambda text: images_counted(text) >= IMAGES), 120),
     )
+    s3.rm(bucket, recursive=True)
 
 
 def files(s3: S3FileSystem, folder: str) -> list[str]:
