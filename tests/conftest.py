@@ -128,8 +128,8 @@ def bucket(s3_server: S3Server, request: pytest.FixtureRequest) -> Iterator[tupl
 
 @pytest.fixture(scope="session")
 def forkserver() -> Iterator[Forkserver]:
-    """Forks the workers of `local_ray`, of clusters, and of jobs that are processes of their own."""
-    with Forkserver() as server, environment(server.environment):
+    """Forks the workers of `local_ray` and of clusters."""
+    with Forkserver() as server:
         yield server
 
 
@@ -142,7 +142,7 @@ def local_ray(s3_server: S3Server, forkserver: Forkserver) -> Iterator[None]:
     """
     with Connection() as connection, pytest.MonkeyPatch.context() as patch:
         patch.setattr("ray._private.ray_constants.SETUP_WORKER_FILENAME", support.forkserver.__file__)
-        with environment(FAULTY):
+        with environment(FAULTY | forkserver.environment):
             connection.context()
         yield
 

@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 
 from pipeline.storage import Place
-from support import forkserver
 
 ROOT = Path(__file__).parents[3]
 RETRY_SECONDS = 240.0  # seconds: far more than any wait takes on a slow machine
@@ -50,7 +49,7 @@ class Job:
     def __init__(self, *arguments: object, environment: dict[str, str] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="maskfleet-job-")
         self._out, self._err = (Path(self._folder.name) / name for name in ("stdout", "stderr"))
-        command = [sys.executable, *_entry_point(), "segment", *map(str, arguments), "--json"]
+        command = [sys.executable, "-m", "jobs.main", "segment", *map(str, arguments), "--json"]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 command,
@@ -60,7 +59,7 @@ class Job:
                 cwd=ROOT,
                 start_new_session=True,
                 preexec_fn=_take_interrupts,
-                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **(environment or {})},
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
             )
         self._seen: dict[int, psutil.Process] = {}
 
@@ -126,13 +125,6 @@ class Job:
             return []
         self._seen |= {p.pid: p for p in found}
         return found
-
-
-def _entry_point() -> list[str]:
-    """How Python is told to run `maskfleet`: if a forkserver runs, so that it forks the workers."""
-    if forkserver.ADDRESS not in os.environ:
-        return ["-m", "jobs.main"]
-    return ["-c", f"from {forkserver.__name__} import use; use(); from jobs.main import app; app()"]
 
 
 def _take_interrupts() -> None:
