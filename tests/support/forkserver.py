@@ -2,7 +2,7 @@
 
 A worker spends five seconds of a core on imports, and the tests start hundreds. The workers are real: they are
 processes of their own, and Ray starts, kills and talks to them as ever. Only libraries are imported beforehand, none
-of this project's modules. Jobs that are processes of their own, the nodes of test_raylets and autoscaled nodes do without.
+of this project's modules. Jobs in processes of their own, the nodes of test_raylets and autoscaled nodes do without.
 
 Ray runs this file as the script that sets up a worker (`worker`). It asks the server (`serve`) for a fork, and ends
 when the forked process ends.
