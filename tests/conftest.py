@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import support.environment
+import support.environment  # noqa: F401 - some variables count only before Ray is imported
 import torch
 from hypothesis import settings
 from s3fs import S3FileSystem
-from support.forkserver import Forkserver
+from support.forkserver import Forkserver, use
 from support.tiny import write_tiny
 
 from jobs.sample import DATA
@@ -140,8 +140,8 @@ def local_ray(s3_server: S3Server, forkserver: Forkserver) -> Iterator[None]:
     Its workers have the keys of `s3_server` in their environment. They stay when a job ends, so that the next one
     finds processes that have imported this project.
     """
-    with Connection() as connection, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ray._private.ray_constants.SETUP_WORKER_FILENAME", support.forkserver.__file__)
+    use()
+    with Connection() as connection:
         with environment(FAULTY | forkserver.environment):
             connection.context()
         yield

@@ -2,7 +2,7 @@
 
 The images in the catalog that are not in the results are still to do. New images are added in new files. A
 shard whose version has not changed is not opened again. Loose images are identified by their address alone. The
-driver holds their ids: 8 bytes for each image.
+driver holds the ids of the images, 8 bytes each.
 """
 
 from __future__ import annotations
