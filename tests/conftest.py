@@ -15,14 +15,15 @@ import support.environment  # noqa: F401 - some variables count only before Ray 
 import torch
 from hypothesis import settings
 from s3fs import S3FileSystem
-from support.forkserver import Forkserver, use
+from support.forkserver import Forkserver
 from support.tiny import write_tiny
 
 from jobs.sample import DATA
 from jobs.sample.s3_server import S3Server
 from pipeline.cluster.connection import Connection
 
-FAULTY = {"PYTHONPATH": str(Path(__file__).parent / "support/faults/site")}  # workers that some images crash
+FAULTY = {"TESTS_FAULTY_DECODER": "1"}  # some images crash the workers; see `support/site/faulty_decoder.py`
+FORKSERVER = Forkserver()
 
 # Files and folders with tests that start jobs.
 JOBS = (
@@ -41,9 +42,17 @@ settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:
-    """Gives each worker of pytest-xdist one core."""
+    """Gives each worker of pytest-xdist one core. The process that starts them starts the server of forks."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+    else:
+        os.environ |= FORKSERVER.__enter__().environment
+
+
+def pytest_unconfigure() -> None:
+    """Stops the server of forks."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        FORKSERVER.__exit__(None, None, None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -127,22 +136,14 @@ def bucket(s3_server: S3Server, request: pytest.FixtureRequest) -> Iterator[tupl
 
 
 @pytest.fixture(scope="session")
-def forkserver() -> Iterator[Forkserver]:
-    """Forks the workers of `local_ray` and of clusters."""
-    with Forkserver() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def local_ray(s3_server: S3Server, forkserver: Forkserver) -> Iterator[None]:
+def local_ray(s3_server: S3Server) -> Iterator[None]:
     """Ray on this machine, as a job would start it, for the session: jobs that run in this process use it.
 
     Its workers have the keys of `s3_server` in their environment. They stay when a job ends, so that the next one
     finds processes that have imported this project.
     """
-    use()
     with Connection() as connection:
-        with environment(FAULTY | forkserver.environment):
+        with environment(FAULTY):
             connection.context()
         yield
 

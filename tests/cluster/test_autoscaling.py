@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow.dataset as pads
 import pytest
 from support import large
-from support.forkserver import Forkserver
 from support.raylets import ROOT, Raylets
 
 from pipeline.cluster.windows import WINDOWS_IN_STORE
@@ -19,7 +18,7 @@ IMAGES = 160
 
 
 def test_a_cluster_that_scales_from_nothing_is_asked_for_a_node_whose_memory_is_never_exceeded(
-    photos: Path, tiny_weights: Path, forkserver: Forkserver, tmp_path: Path
+    photos: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     """As with cluster.yaml: no worker is up when the job starts, and Ray's autoscaler starts the one it waits for.
 
@@ -28,7 +27,7 @@ def test_a_cluster_that_scales_from_nothing_is_asked_for_a_node_whose_memory_is_
     folder, output = large.large_photos(photos, tmp_path / "in", IMAGES), tmp_path / "out"
     assert IMAGES * large.PIXEL_BYTES > 1.5 * STORE, "all pixels together must not fit"
     machine = {"resources": {"CPU": 2, "GPU": 2, "object_store_memory": STORE}, "node_config": {}}
-    with Raylets(forkserver, {"gpu": machine | {"max_workers": 1}}) as raylets:
+    with Raylets({"gpu": machine | {"max_workers": 1}}) as raylets:
         command = ["python", "-m", "jobs.segment", str(folder), str(output), *large.OPTIONS, "--workers", "2"]
         command += ["--weights", str(tiny_weights)]
         raylets.submit("zero", command, {"env_vars": {"PYTHONPATH": str(ROOT)}})

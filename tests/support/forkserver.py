@@ -1,11 +1,15 @@
-"""Forks the workers of the tests' Ray from a process that has imported PyTorch already.
+"""Forks the workers of the tests' Rays from a process that has imported PyTorch and Ray already.
 
-A worker spends five seconds of a core on imports, and the tests start hundreds. The workers are real: they are
+A worker spends six seconds of a core on imports, and the tests start hundreds. The workers are real: they are
 processes of their own, and Ray starts, kills and talks to them as ever. Only libraries are imported beforehand, none
-of this project's modules. Jobs in processes of their own, the nodes of test_raylets and autoscaled nodes do without.
+of this project's modules.
 
-Ray runs this file as the script that sets up a worker (`worker`). It asks the server (`serve`) for a fork, and ends
-when the forked process ends.
+Every process below the tests has the variables of `environment`. If such a process is a worker that Ray has just
+started, it asks this server for a fork instead (`support/site/forked_worker.py`), and ends when the fork ends.
+
+Ray reads its environment variables when it is imported, and they differ between nodes and jobs. So the server, which
+has imported all but Ray, forks one process for each set of them (`_serve_workers`). That process imports Ray and
+forks the workers.
 """
 
 from __future__ import annotations
@@ -22,30 +26,28 @@ import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 ADDRESS = "TESTS_FORKSERVER"  # environment variable: the server's socket
-# Not Ray itself, whose forks cannot connect, but what it imports.
+SITE = Path(__file__).parent / "site"
 LIBRARIES = ("torch", "torchvision", "numba", "pandas", "pyarrow.parquet", "PIL.Image", "s3fs", "tifffile")
-LIBRARIES += ("requests", "jsonschema", "google.protobuf.message")
+LIBRARIES += ("requests", "jsonschema", "google.protobuf.message")  # which Ray imports
 MESSAGE_BYTES = 1 << 20
-CONSTANT = {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token"}  # what libraries read once, when they are imported
+CONSTANT = {"OMP_NUM_THREADS": "1"}  # what libraries read once, when they are imported
 
 
 class Forkserver:
     """A running server, as a context manager.
 
     Attributes:
-        environment: the variables that workers need.
-        ray: the command `ray` for nodes whose workers are forked.
+        environment: the variables that make workers of Ray ask for forks.
     """
-
-    ray = (sys.executable, "-c", f"from {__name__} import use; use(); from ray.scripts.scripts import main; main()")
 
     def __enter__(self) -> Forkserver:
         self._folder = tempfile.TemporaryDirectory(prefix="mf-fork-")
         address = str(Path(self._folder.name, "socket"))
-        self.environment = {ADDRESS: address}
-        command = [sys.executable, __file__, "serve", address]
+        self.environment = {ADDRESS: address, "PYTHONPATH": str(SITE)}
+        command = [sys.executable, __file__, address]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **CONSTANT})
         assert self._process.stdout
         assert self._process.stdout.readline() == b"ready\n"
@@ -59,19 +61,25 @@ class Forkserver:
         self._folder.cleanup()
 
 
-def use() -> None:
-    """Lets the nodes of Ray that this process starts fork their workers."""
-    from ray._private import ray_constants
+def fork_of(pid: int) -> int | None:
+    """Returns the pid of the fork that a process has asked for; None if it has not."""
+    try:
+        return int(_fork_file(pid).read_text())
+    except (FileNotFoundError, KeyError, ValueError):
+        return None
 
-    ray_constants.SETUP_WORKER_FILENAME = __file__
+
+def _fork_file(pid: int) -> Path:
+    return Path(f"{os.environ[ADDRESS]}.{pid}")
 
 
 def serve(address: str) -> None:
-    """Imports the libraries and forks a process for each connection."""
-    for name in LIBRARIES:
-        importlib.import_module(name)
+    """Hands each connection to a process that has imported Ray with its variables.
+
+    The libraries are imported for the first connection, since many tests need no Ray.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
-    tests = os.getppid()
+    tests, servers = os.getppid(), dict[tuple, socket.socket]()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen(64)
@@ -82,28 +90,75 @@ def serve(address: str) -> None:
                 connection, _ = server.accept()
             except TimeoutError:
                 continue
+            for name in LIBRARIES:
+                importlib.import_module(name)
             message, files, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 3)
-            if os.fork() == 0:
-                server.close()
-                _become_worker(connection, message, files)
+            asked = json.loads(message)
+            key = tuple(sorted(item for item in asked["environment"].items() if item[0].startswith("RAY_")))
+            if key not in servers:
+                servers[key] = _fork_server(asked, [server, *servers.values()], [connection.fileno(), *files])
+            socket.send_fds(servers[key], [message], [connection.fileno(), *files])
             connection.close()
             for file in files:
                 os.close(file)
 
 
-def _become_worker(connection: socket.socket, message: bytes, files: list[int]) -> None:
+def _fork_server(asked: dict[str, Any], sockets: list[socket.socket], files: list[int]) -> socket.socket:
+    """Forks a process that imports Ray and forks workers; returns the socket to send it requests.
+
+    Args:
+        asked: the first request.
+        sockets: to be closed in the fork.
+        files: to be closed there too.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        for other in (ours, *sockets):
+            other.close()
+        for file in files:
+            os.close(file)
+        try:
+            _serve_workers(asked, theirs)
+        finally:
+            os._exit(1)
+    theirs.close()
+    return ours
+
+
+def _serve_workers(asked: dict[str, Any], requests: socket.socket) -> None:
+    """Imports Ray with the variables of the first request, and forks a process for each request until no more come."""
+    _take_environment(asked)
+    for name in ("ray", "ray.data"):
+        importlib.import_module(name)
+    while True:
+        message, files, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 4)
+        if not message:
+            return
+        if os.fork() == 0:
+            requests.close()
+            _become_worker(socket.socket(fileno=files[0]), json.loads(message), files[1:])
+        for file in files:
+            os.close(file)
+
+
+def _take_environment(asked: dict[str, Any]) -> None:
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    sys.path[:] = asked["path"]
+
+
+def _become_worker(connection: socket.socket, asked: dict[str, Any], files: list[int]) -> None:
     """Runs the script of a worker in this forked process, with the environment of the process that asked for it."""
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        asked = json.loads(message)
+        os.setpgrp()  # Ray may kill the process group of a worker
         for target, file in enumerate(files):
             os.dup2(file, target)
             os.close(file)
         os.chdir(asked["folder"])
-        os.environ.clear()
-        os.environ.update(asked["environment"])
-        sys.path[:] = asked["path"]
+        _take_environment(asked)
+        _fork_file(asked["pid"]).write_text(str(os.getpid()))
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         _run(asked["arguments"])
         code = 0
@@ -118,24 +173,12 @@ def _become_worker(connection: socket.socket, message: bytes, files: list[int]) 
 
 
 def _run(arguments: list[str]) -> None:
-    """Does what Ray's `setup_worker.py` does, in this process."""
-    from ray._private.runtime_env.context import RuntimeEnvContext
-    from ray._private.utils import update_envs
-    from ray._private.workers.setup_worker import parser
-
-    options, sys.argv = parser.parse_known_args(arguments)
-    context = RuntimeEnvContext.deserialize(options.serialized_runtime_env_context or "{}")
-    update_envs(context.env_vars)
-    if context.command_prefix:
-        change_directory, folder, _ = context.command_prefix  # cd FOLDER && : of a job with a working directory
-        assert change_directory == "cd"
-        os.chdir(folder)
-    modules = [folder for folder in os.environ.get("PYTHONPATH", "").split(":") if folder]
-    sys.path[:0] = [str(Path(sys.argv[0]).parent), *(folder for folder in modules if folder not in sys.path)]
+    """Runs a script as Python does when it starts."""
     sys.modules.pop("sitecustomize", None)
-    if any(Path(folder, "sitecustomize.py").exists() for folder in modules):
-        importlib.import_module("sitecustomize")
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    importlib.import_module("sitecustomize")
+    sys.argv = arguments
+    sys.path.insert(0, str(Path(arguments[0]).parent))
+    runpy.run_path(arguments[0], run_name="__main__")
 
 
 def _end_with(connection: socket.socket) -> None:
@@ -144,17 +187,5 @@ def _end_with(connection: socket.socket) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def worker(arguments: list[str]) -> None:
-    """Asks for a fork that runs a worker with these arguments, and waits for its end."""
-    asked = {"arguments": arguments, "environment": dict(os.environ), "path": sys.path[1:], "folder": os.getcwd()}
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(os.environ[ADDRESS])
-        socket.send_fds(connection, [json.dumps(asked).encode()], [0, 1, 2])
-        connection.recv(1)
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        serve(sys.argv[2])
-    else:
-        worker(sys.argv[1:])
+    serve(sys.argv[1])

@@ -26,7 +26,6 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 
 from jobs.sample.s3_server import HOST, free_ports
 from support.environment import WARM
-from support.forkserver import Forkserver
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
@@ -45,7 +44,6 @@ class Raylets:
     """A head without CPUs, and the nodes that are added to it; a context manager.
 
     Args:
-        forkserver: forks the workers of the head and of added nodes.
         node_types: of the nodes that Ray's autoscaler starts, as in a cluster's configuration; None: no autoscaler.
 
     Attributes:
@@ -55,17 +53,15 @@ class Raylets:
         metrics: URL of the Prometheus endpoint of each node, by name; "head" is one.
     """
 
-    def __init__(self, forkserver: Forkserver, node_types: dict[str, Any] | None = None) -> None:
-        self._node_types, self._ray_forking = node_types, forkserver.ray
+    def __init__(self, node_types: dict[str, Any] | None = None) -> None:
+        self._node_types = node_types
         self.folder = Path(tempfile.mkdtemp(prefix="mfc-"))  # short: sockets live below it
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.gcs, self.metrics = f"{HOST}:{free_ports(1)[0]}", dict[str, str]()
         self.dashboard = f"http://{HOST}:{free_ports(1)[0]}"
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "PYTHONPATH"}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         self.environment = inherited | {
             **WARM,
-            **forkserver.environment,
-            "PYTHONPATH": str(ROOT / "tests"),  # for `Forkserver.ray`
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
@@ -227,7 +223,7 @@ class Raylets:
         with log.open("wb") as out:
             variables = self.environment | (AUTOSCALER if name == "head" and self._node_types else {})
             self._nodes[name] = subprocess.Popen(
-                [*self._ray_forking, "start", *own], env=variables, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+                [RAY, "start", *own], env=variables, stdout=out, stderr=out, stdin=subprocess.DEVNULL
             )
         self.metrics[name] = f"http://{HOST}:{metrics}/metrics"
         deadline = time.monotonic() + START_SECONDS

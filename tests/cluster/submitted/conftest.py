@@ -12,7 +12,6 @@ import pytest
 from s3fs import S3FileSystem
 from support import stage_log
 from support.fleet import SMALL, ContinuedJob, devices, images_counted, pictures, scrape_if, segment_actors, watch
-from support.forkserver import Forkserver
 from support.raylets import ROOT, Raylets
 
 from jobs.sample.s3_server import S3Server
@@ -22,9 +21,9 @@ PAUSE = 2.0  # seconds at each window: work is left when the first job is stoppe
 
 
 @pytest.fixture(scope="package")
-def fleet(forkserver: Forkserver) -> Iterator[Raylets]:
+def fleet() -> Iterator[Raylets]:
     """A head without CPUs, a node with two logical GPUs, and one with CPUs alone."""
-    with Raylets(forkserver) as raylets:
+    with Raylets() as raylets:
         raylets.add("gpu", num_cpus=1, num_gpus=2)
         raylets.add("cpu", num_cpus=1)
         yield raylets

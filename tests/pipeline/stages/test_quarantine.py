@@ -63,7 +63,7 @@ def test_images_that_crash_are_errors_and_all_others_are_done(local_ray: None, w
 
 
 def test_in_a_job_it_is_an_error_row(local_ray: None, quick: tuple, plate: Path, tmp_path: Path) -> None:
-    """The actor reads images that are larger than a tile; tasks read the others. See `support/faults/site`.
+    """The actor reads images that are larger than a tile; tasks read the others. See `support/site/faulty_decoder.py`.
 
     That the fetch stage isolates images as well: see test_original_bytes.
     """

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from pipeline.storage import Place
+from support.forkserver import SITE, fork_of
 
 ROOT = Path(__file__).parents[3]
 RETRY_SECONDS = 240.0  # seconds: far more than any wait takes on a slow machine
@@ -59,7 +60,7 @@ class Job:
                 cwd=ROOT,
                 start_new_session=True,
                 preexec_fn=_take_interrupts,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+                env={**os.environ, "PYTHONPATH": f"{SITE}:{ROOT}", **(environment or {})},
             )
         self._seen: dict[int, psutil.Process] = {}
 
@@ -138,8 +139,20 @@ def commits(output: Place) -> int:
 
 
 def workers(processes: list[psutil.Process], name: str) -> list[psutil.Process]:
-    """Finds Ray's worker processes whose title, such as `ray::MapWorker(MapBatches(Segment))`, contains a name."""
-    return [p for p in processes if (title := command_line(p)).startswith("ray::") and name in title]
+    """Finds Ray's worker processes whose title, such as `ray::MapWorker(MapBatches(Segment))`, contains a name.
+
+    Args:
+        processes: a driver's or a raylet's processes. Workers are among them, or are forks that one has asked for.
+    """
+    found = [*processes, *(fork for process in processes if (fork := _fork(process)))]
+    return [p for p in found if (title := command_line(p)).startswith("ray::") and name in title]
+
+
+def _fork(process: psutil.Process) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid) if (pid := fork_of(process.pid)) else None
+    except psutil.NoSuchProcess:
+        return None
 
 
 def raylets(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import psutil
 
-from support.faults.jobs import command_line, kill_all
+from support.faults.jobs import kill_all, workers
 
 SCRIPT = """
 import sys
@@ -116,8 +116,7 @@ class Nodes:
     def node_of_worker(self, name: str) -> int | None:
         """Finds the node with a worker process whose title contains a name; None if there is none."""
         for number, pid in self.raylets.items():
-            titles = [command_line(p) for p in psutil.Process(pid).children()]
-            if any(t.startswith("ray::") and name in t for t in titles):
+            if workers(psutil.Process(pid).children(), name):
                 return number
         return None
 

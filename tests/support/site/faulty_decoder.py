@@ -1,7 +1,4 @@
-"""A decoder with a bug like those that real ones have had: images of certain sizes end the process that loads them.
-
-Python imports this module when it starts, if its folder is on PYTHONPATH; so do the workers of the tests' Ray.
-"""
+"""A decoder with a bug like those that real ones have had: images of certain sizes end the process that loads them."""
 
 import os
 import signal

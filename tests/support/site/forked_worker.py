@@ -1,0 +1,28 @@
+"""Replaces a starting worker process of Ray with a fork of the tests' server, see `support/forkserver.py`.
+
+This process asks for the fork, and then ends when the fork ends. If there is no server, the worker starts as ever.
+"""
+
+import json
+import os
+import socket
+import sys
+
+SCRIPT = "/ray/_private/workers/default_worker.py"
+
+
+def ask_for_fork(arguments: list[str]) -> None:
+    """Asks for a fork that runs this script with these arguments, and waits for its end."""
+    asked = {"arguments": arguments, "environment": dict(os.environ), "path": sys.path, "folder": os.getcwd()}
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(os.environ["TESTS_FORKSERVER"])
+        socket.send_fds(connection, [json.dumps(asked | {"pid": os.getpid()}).encode()], [0, 1, 2])
+        connection.recv(1)
+
+
+options = sys.orig_argv[1:]
+while options and options[0].startswith("-"):
+    options.pop(0)
+if options and options[0].endswith(SCRIPT):
+    ask_for_fork(options)
+    os._exit(0)
