@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.dataset as pads
 import pytest
 from support import large
+from support.forkserver import SITE
 from support.raylets import ROOT, Raylets
 
 from pipeline.cluster.windows import WINDOWS_IN_STORE
@@ -30,7 +31,7 @@ def test_a_cluster_that_scales_from_nothing_is_asked_for_a_node_whose_memory_is_
     with Raylets({"gpu": machine | {"max_workers": 1}}) as raylets:
         command = ["python", "-m", "jobs.segment", str(folder), str(output), *large.OPTIONS, "--workers", "2"]
         command += ["--weights", str(tiny_weights)]
-        raylets.submit("zero", command, {"env_vars": {"PYTHONPATH": str(ROOT)}})
+        raylets.submit("zero", command, {"env_vars": {"PYTHONPATH": f"{SITE}:{ROOT}"}})
         assert raylets.ended("zero", 300) == "SUCCEEDED", raylets.logs("zero")
         assert "waiting for a node that has 1 GPU" in raylets.logs("zero")
         assert "Plasma memory usage" in (stats := raylets.memory())

@@ -14,6 +14,7 @@ from pathlib import Path
 import ray
 
 from pipeline.cluster.progress import Progress
+from support.forkserver import SITE
 
 FOLDER = "STAGE_LOG"  # the environment variable that names where to write
 PAUSE = "STAGE_LOG_PAUSE"  # and the one that says for how many seconds an actor holds up the others at each window
@@ -54,7 +55,7 @@ def environment(folder: Path, *python_path: Path, pause: float = 0.0) -> dict[st
             were slow. So actors never finish together.
     """
     folder.mkdir()
-    path = ":".join(str(p) for p in (*python_path, Path(__file__).parents[1]))
+    path = ":".join(str(p) for p in (SITE, *python_path, Path(__file__).parents[1]))
     variables = {"PYTHONPATH": path, FOLDER: str(folder), PAUSE: str(pause)}
     return {"env_vars": variables, "worker_process_setup_hook": f"{__name__}.hook"}
 

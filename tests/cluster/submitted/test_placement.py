@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from support.fleet import SMALL, ContinuedJob, devices, pictures
+from support.forkserver import SITE
 from support.raylets import ROOT, Raylets
 
 pytestmark = pytest.mark.slow
-HERE = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+HERE = {"env_vars": {"PYTHONPATH": f"{SITE}:{ROOT}"}}
 
 
 def test_an_actor_has_its_gpu_or_its_share_of_one(continued_job: ContinuedJob) -> None:
