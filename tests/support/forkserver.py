@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -173,12 +174,34 @@ def _become_worker(connection: socket.socket, asked: dict[str, Any], files: list
 
 
 def _run(arguments: list[str]) -> None:
-    """Runs a script as Python does when it starts."""
-    sys.modules.pop("sitecustomize", None)
-    importlib.import_module("sitecustomize")
+    """Runs the script of a worker, as Python and Ray's `setup_worker.py` do."""
     sys.argv = arguments
-    sys.path.insert(0, str(Path(arguments[0]).parent))
-    runpy.run_path(arguments[0], run_name="__main__")
+    if Path(arguments[0]).name == "setup_worker.py":
+        sys.argv = _set_up(arguments[1:])
+    sys.modules.pop("sitecustomize", None)
+    with suppress(ModuleNotFoundError):
+        importlib.import_module("sitecustomize")
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _set_up(arguments: list[str]) -> list[str]:
+    """Applies a job's variables and working directory in this process; returns the script to run and its arguments."""
+    from ray._private.runtime_env.context import RuntimeEnvContext
+    from ray._private.utils import update_envs
+    from ray._private.workers.setup_worker import parser
+
+    options, script = parser.parse_known_args(arguments)
+    context = RuntimeEnvContext.deserialize(options.serialized_runtime_env_context or "{}")
+    update_envs(context.env_vars)
+    if context.command_prefix:
+        change_directory, folder, _ = context.command_prefix  # cd FOLDER &&
+        assert change_directory == "cd"
+        os.chdir(folder)
+    for folder in reversed(os.environ.get("PYTHONPATH", "").split(":")):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    return script
 
 
 def _end_with(connection: socket.socket) -> None:

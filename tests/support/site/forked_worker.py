@@ -8,11 +8,11 @@ import os
 import socket
 import sys
 
-SCRIPT = "/ray/_private/workers/default_worker.py"
+SCRIPTS = ("/ray/_private/workers/setup_worker.py", "/ray/_private/workers/default_worker.py")
 
 
 def ask_for_fork(arguments: list[str]) -> None:
-    """Asks for a fork that runs this script with these arguments, and waits for its end."""
+    """Asks for a fork that runs a script with its arguments, and waits for its end."""
     asked = {"arguments": arguments, "environment": dict(os.environ), "path": sys.path, "folder": os.getcwd()}
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(os.environ["TESTS_FORKSERVER"])
@@ -23,6 +23,6 @@ def ask_for_fork(arguments: list[str]) -> None:
 options = sys.orig_argv[1:]
 while options and options[0].startswith("-"):
     options.pop(0)
-if options and options[0].endswith(SCRIPT):
+if options and options[0].endswith(SCRIPTS):
     ask_for_fork(options)
     os._exit(0)
