@@ -25,8 +25,11 @@ from pipeline.cluster.connection import Connection
 FAULTY = {"TESTS_FAULTY_DECODER": "1"}  # some images crash the workers; see `support/site/faulty_decoder.py`
 FORKSERVER = Forkserver()
 
-# Files and folders with tests that start jobs.
-JOBS = (
+# Files and folders with tests that start a Ray of their own. Each goes to one worker of pytest-xdist.
+OWN_RAY = ("tests/cluster/submitted/", "tests/cluster/test_autoscaling.py", "tests/jobs/test_demo.py")
+
+# Those with tests that share `local_ray`. All go to the same worker.
+SHARED_RAY = (
     "tests/cluster/",
     "tests/jobs/test_again.py",
     "tests/jobs/test_demo_json.py",
@@ -57,7 +60,7 @@ def pytest_unconfigure() -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Lets the worker that runs jobs go first: on a busy machine Ray gives up if its own processes start too slowly."""
-    if "PYTEST_XDIST_WORKER" in os.environ and not item.nodeid.startswith(JOBS) and not os.nice(0):
+    if "PYTEST_XDIST_WORKER" in os.environ and not item.nodeid.startswith(OWN_RAY + SHARED_RAY) and not os.nice(0):
         os.nice(10)
 
 
@@ -67,12 +70,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "local_ray" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: not item.nodeid.startswith(JOBS))
+    items.sort(key=lambda item: item.nodeid.startswith(OWN_RAY) or 2 * (not item.nodeid.startswith(SHARED_RAY)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Gives all files with jobs to one worker, since they share a Ray, and the others, file by file, to the next free.
+    """Gives all files that share a Ray to one worker, and the others, file by file, to the next free.
 
     pytest-xdist's own groups (`--dist loadgroup`) have no effect with pytest 9.2.
     """
@@ -80,7 +83,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "jobs" if nodeid.startswith(JOBS) else nodeid.split("::")[0]
+            own = [path for path in OWN_RAY if nodeid.startswith(path)]
+            return own[0] if own else "jobs" if nodeid.startswith(SHARED_RAY) else nodeid.split("::")[0]
 
     return Scheduling(config, log)
 
