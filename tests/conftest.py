@@ -1,28 +1,18 @@
-"""Fixtures that all tests share: real images, a real S3 server, and one Ray for the jobs that run in this process."""
+"""How the tests run: which go to which worker of pytest-xdist, and the server that forks workers for Ray.
+
+The fixtures are in `support/fixtures.py`.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import support.environment  # noqa: F401 - some variables count only before Ray is imported
-import torch
-from hypothesis import settings
-from s3fs import S3FileSystem
 from support.forkserver import Forkserver
-from support.tiny import write_tiny
 
-from jobs.sample import DATA
-from jobs.sample.s3_server import S3Server
-from pipeline.cluster.connection import Connection
-
-FAULTY = {"TESTS_FAULTY_DECODER": "1"}  # some images crash the workers; see `support/site/faulty_decoder.py`
+IS_XDIST_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 FORKSERVER = Forkserver()
 
 # Files and folders with tests that start a Ray of their own. Each goes to one worker of pytest-xdist.
@@ -40,27 +30,23 @@ SHARED_RAY = (
     "tests/pipeline/stages/test_quarantine.py",
 )
 
-settings.register_profile("any machine", deadline=None)  # how long an example takes depends on the machine
-settings.load_profile("any machine")
 
-
-def pytest_configure() -> None:
-    """Gives each worker of pytest-xdist one core. The process that starts them starts the server of forks."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)
-    else:
+def pytest_configure(config: pytest.Config) -> None:
+    """Loads the fixtures, which import much, if tests run in this process. The first process starts the forkserver."""
+    if IS_XDIST_WORKER or not config.getoption("numprocesses", None):
+        config.pluginmanager.import_plugin("support.fixtures")
+    if not IS_XDIST_WORKER:
         os.environ |= FORKSERVER.__enter__().environment
 
 
 def pytest_unconfigure() -> None:
-    """Stops the server of forks."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if not IS_XDIST_WORKER:
         FORKSERVER.__exit__(None, None, None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Lets the worker that runs jobs go first: on a busy machine Ray gives up if its own processes start too slowly."""
-    if "PYTEST_XDIST_WORKER" in os.environ and not item.nodeid.startswith(OWN_RAY + SHARED_RAY) and not os.nice(0):
+    if IS_XDIST_WORKER and not item.nodeid.startswith(OWN_RAY + SHARED_RAY) and not os.nice(0):
         os.nice(10)
 
 
@@ -87,96 +73,3 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return own[0] if own else "jobs" if nodeid.startswith(SHARED_RAY) else nodeid.split("::")[0]
 
     return Scheduling(config, log)
-
-
-@pytest.fixture(scope="session")
-def nuclei() -> Path:
-    """The folder of the shipped microscope images."""
-    return DATA / "images"
-
-
-@pytest.fixture(scope="session")
-def annotations() -> dict:
-    """Their true masks, COCO instances."""
-    return json.loads((DATA / "annotations.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def photos() -> Path:
-    """Photographs of different sizes (CC BY; see the folder's ATTRIBUTION.md)."""
-    return Path(__file__).parent / "data" / "photos"
-
-
-@pytest.fixture(scope="session")
-def tiny_weights(nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a network that finds something in milliseconds, for tests of everything around it."""
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    write_tiny(path, sorted(nuclei.iterdir())[0])
-    return path
-
-
-@pytest.fixture(scope="session")
-def quick(tiny_weights: Path) -> tuple:
-    """Options of a job that is soon done: one actor with the tiny network."""
-    return ("--workers", 1, "--weights", tiny_weights)
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
-    """One real S3 server for the session; its address and keys are in the environment of this process."""
-    with S3Server() as server, environment(server.environment):
-        S3FileSystem.clear_instance_cache()  # of clients that an earlier test made without keys
-        yield server
-
-
-@pytest.fixture
-def bucket(s3_server: S3Server, request: pytest.FixtureRequest) -> Iterator[tuple[S3FileSystem, str]]:
-    """A client and an empty bucket for one test."""
-    name = "test-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
-    fs = s3_server.filesystem()
-    fs.mkdir(name)
-    yield fs, name
-    fs.rm(name, recursive=True)
-
-
-@pytest.fixture(scope="session")
-def local_ray(s3_server: S3Server) -> Iterator[None]:
-    """Ray on this machine, as a job would start it, for the session: jobs that run in this process use it.
-
-    Its workers have the keys of `s3_server` in their environment. They stay when a job ends, so that the next one
-    finds processes that have imported this project.
-    """
-    with Connection() as connection:
-        with environment(FAULTY):
-            connection.context()
-        yield
-
-
-@contextmanager
-def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Sets environment variables for a while."""
-    before = {k: os.environ.get(k) for k in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key, None)
-            if value is not None:
-                os.environ[key] = value
-
-
-@pytest.fixture(scope="session")
-def small_nuclei(nuclei: Path) -> list[Path]:
-    """The shipped images of less than 60 kB, most of them of 256x256 pixels."""
-    return [p for p in sorted(nuclei.iterdir()) if p.stat().st_size < 60_000]
-
-
-@pytest.fixture
-def plate(small_nuclei: list[Path], tmp_path: Path) -> Path:
-    """A folder of six small images."""
-    folder = tmp_path / "plate"
-    folder.mkdir()
-    for path in small_nuclei[:6]:
-        shutil.copy(path, folder)
-    return folder

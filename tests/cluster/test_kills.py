@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from support.commands import in_background, maskfleet, segment
 from support.faults.jobs import Job, commits, kill_all, raylets, wait_for, workers
 
@@ -25,9 +26,13 @@ Check = Callable[[Place, list[str]], None]
 def test_a_job_that_is_ended_again_and_again_continues(
     quick: tuple, add_images: Callable[[int], list[str]], assert_undisturbed: Check, tmp_path: Path
 ) -> None:
-    """Its raylet is killed, then its driver, while a second job asks for the same output; then it is interrupted."""
+    """Its raylet is killed, then its driver, while a second job asks for the same output; then it is interrupted.
+
+    The first starts a Ray of its own, the others join the one of the tests.
+    """
     output, generator = place(tmp_path / "out"), random.Random(0)
     arguments = (tmp_path / "plates", output.url, *quick)
+    shared = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with ExitStack() as jobs:  # a killed driver's workers may write for seconds yet, and the next run must bear it
         add_images(48)
         first = jobs.enter_context(Job(*arguments))
@@ -38,7 +43,7 @@ def test_a_job_that_is_ended_again_and_again_continues(
 
         add_images(48)
         committed = commits(output)
-        second = jobs.enter_context(Job(*arguments))
+        second = jobs.enter_context(Job(*arguments, environment=shared))
         second.wait_for_commits(output, committed + 1)
         second.process.send_signal(signal.SIGSTOP)  # so that it is not done before it is killed
         _assert_refused(output, second, *arguments)
@@ -46,7 +51,9 @@ def test_a_job_that_is_ended_again_and_again_continues(
         assert (tmp_path / "out" / "_lease.json").exists()
 
         inputs = add_images(16)
-        third = jobs.enter_context(Job(*arguments))  # at once, while the dead one's workers are still there
+        third = jobs.enter_context(
+            Job(*arguments, environment=shared)
+        )  # at once, while the dead one's workers are still there
         third.wait_for_text("segmenting")
         assert "to see if it is alive" not in third.log, "it waited to see whether a dead process lives"
         time.sleep(generator.uniform(0, 2))  # its actor takes longer to start

@@ -23,17 +23,21 @@ def test_raylets_killed_under_a_job(
     assert_undisturbed: Callable[[Place, list[str]], None],
     tmp_path: Path,
 ) -> None:
-    inputs, output = add_images(400), place(tmp_path / "out")
+    inputs, output = add_images(240), place(tmp_path / "out")
     generator = random.Random(2)
     with Nodes(2) as nodes, Job(tmp_path / "plates", output.url, *quick, environment=nodes.environment) as job:
         job.wait_for_results(output)
-        for _ in range(2):  # the node with the actor, each time, and with it the blocks that other nodes have read
-            time.sleep(generator.uniform(0, 1))
-            node = wait_for(lambda: nodes.node_of_worker("Segment"), "an actor", unless=lambda: job.ended)
-            nodes.add()
-            nodes.kill(node)
+        # Each time the node with the actor, and with it the blocks that other nodes have read.
+        nodes.kill(node_of_actor(nodes, job, generator))
+        nodes.add()
+        nodes.kill(node_of_actor(nodes, job, generator))
         assert job.wait() == 0, job.log
         assert job.record["done"] == len(inputs)  # nothing that Ray printed stands in the way of the JSON
     again = segment(tmp_path / "plates", output.url, *quick)
     assert_undisturbed(output, inputs)
     assert again["images_to_do"] == 0, "rows were missing after a job that said it was done"
+
+
+def node_of_actor(nodes: Nodes, job: Job, generator: random.Random) -> int:
+    time.sleep(generator.uniform(0, 1))
+    return wait_for(lambda: nodes.node_of_worker("Segment"), "an actor", unless=lambda: job.ended)

@@ -71,7 +71,7 @@ def watch(fleet: Raylets, job: str, seconds: float = 480.0) -> tuple[list[int], 
 
 def segment_actors(fleet: Raylets) -> list[dict]:
     """Segment actors that are there now; no other job runs."""
-    return [a for a in fleet.state("actors") if a["state"] == "ALIVE" and "Segment" in a["class_name"]]
+    return [a for a in fleet.state("actors", state="ALIVE") if "Segment" in a["class_name"]]
 
 
 def devices(rows: list[dict]) -> dict[str, str]:
@@ -88,9 +88,10 @@ def scrape_if(fleet: Raylets, condition: Callable[[str], bool]) -> str:
 def totals(text: str, label: str | None = None) -> dict[str, float]:
     """Every sample of ours summed over the series, or of each value of a label: "name/value"."""
     sums: dict[str, float] = defaultdict(float)
-    for family in text_string_to_metric_families(text):
+    ours = "\n".join(line for line in text.splitlines() if "ray_maskfleet_" in line)
+    for family in text_string_to_metric_families(ours):
         for sample in family.samples:
-            if sample.name.startswith("ray_maskfleet_") and (label is None or label in sample.labels):
+            if label is None or label in sample.labels:
                 sums[f"{sample.name}/{sample.labels[label]}" if label else sample.name] += sample.value
     return sums
 

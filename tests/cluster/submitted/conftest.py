@@ -22,10 +22,9 @@ PAUSE = 2.0  # seconds at each window: work is left when the first job is stoppe
 
 @pytest.fixture(scope="package")
 def fleet() -> Iterator[Raylets]:
-    """A head without CPUs, a node with two logical GPUs, and one with CPUs alone."""
+    """A head without CPUs, and a node with two logical GPUs."""
     with Raylets() as raylets:
         raylets.add("gpu", num_cpus=1, num_gpus=2)
-        raylets.add("cpu", num_cpus=1)
         yield raylets
 
 
@@ -33,7 +32,7 @@ def fleet() -> Iterator[Raylets]:
 def continued_job(
     fleet: Raylets, s3_server: S3Server, nuclei: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ContinuedJob]:
-    """The first job of the fleet is stopped when it has results. The second continues it.
+    """The first job of the fleet is stopped when it has results. The second continues it, with one more node.
 
     Each actor of the first has a GPU. Those of the second share one. The last images cannot be read.
     """
@@ -61,6 +60,7 @@ def continued_job(
     assert f"segmenting {IMAGES} images" in fleet.logs("first")
     before, at_start = results(s3, bucket), fleet.scrape()
 
+    fleet.add("cpu", num_cpus=1)
     # From this checkout, whose encoder is compiled already.
     submit("second", "--gpus-per-worker", "0.5", "--workers", "1,2", python_path=(ROOT,))
     actors, during = watch(fleet, "second")

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -169,13 +170,19 @@ def command_line(process: psutil.Process) -> str:
 
 
 def kill_all(processes: list[psutil.Process]) -> None:
-    """Sends SIGKILL to those that are still there, and waits for them."""
+    """Sends SIGKILL to those that are still there, and waits until they run no more."""
     for process in processes:
-        try:
+        with suppress(psutil.Error):
             process.send_signal(signal.SIGKILL)
-        except psutil.Error:
-            continue
-    psutil.wait_procs(processes, timeout=10)
+    wait_for(lambda: not any(_runs(process) for process in processes), "killed processes to end")
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process runs. One that has ended stays as a zombie until its parent asks for it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def run(*arguments: object, environment: dict[str, str] | None = None, status: int = 0) -> dict[str, Any]:
