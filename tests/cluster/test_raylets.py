@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,9 @@ def test_raylets_killed_under_a_job(
         job.wait_for_results(output)
         # Each time the node with the actor, and with it the blocks that other nodes have read.
         nodes.kill(node_of_actor(nodes, job, generator))
+        job.process.send_signal(signal.SIGSTOP)  # so that the job is not done before the other node is there
         nodes.add()
+        job.process.send_signal(signal.SIGCONT)
         nodes.kill(node_of_actor(nodes, job, generator))
         assert job.wait() == 0, job.log
         assert job.record["done"] == len(inputs)  # nothing that Ray printed stands in the way of the JSON
