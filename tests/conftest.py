@@ -5,6 +5,7 @@ The fixtures are in `support/fixtures.py`.
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -52,11 +53,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that start jobs as slow, and puts the files with such tests first, as they take longest."""
+    """Marks the tests that start jobs as slow, and puts the files with slow tests first."""
     for item in items:
         if "local_ray" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.nodeid.startswith(OWN_RAY) or 2 * (not item.nodeid.startswith(SHARED_RAY)))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> int:
+        if item.nodeid.startswith(OWN_RAY):
+            return 1
+        return 0 if item.nodeid.startswith(SHARED_RAY) else 2 if item.path in slow else 3
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Lets the garbage collector, which a failed job runs, pass over all that has been imported."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

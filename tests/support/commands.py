@@ -33,8 +33,9 @@ class Segmented:
 def maskfleet(*arguments: object) -> Result:
     """Runs a command; its exit code and what it printed."""
     done = CliRunner().invoke(app, [str(a) for a in arguments])
-    done.exception = done.exc_info = None  # the frames of a failed job hold its actors, which would keep their cores
-    gc.collect()
+    if done.exit_code:  # the frames of a failed job hold its actors, which would keep their cores
+        done.exception = done.exc_info = None
+        gc.collect()
     return done
 
 

@@ -14,6 +14,7 @@ forks the workers.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -131,6 +132,7 @@ def _serve_workers(asked: dict[str, Any], requests: socket.socket) -> None:
     _take_environment(asked)
     for name in ("ray", "ray.data"):
         importlib.import_module(name)
+    gc.freeze()  # so that the forks' garbage collector does not look at all that has been imported
     while True:
         message, files, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 4)
         if not message:

@@ -24,6 +24,7 @@ progress = Progress.start()
 
 def actor(**overrides):
     checkpoint = read_checkpoint("nuclei")
+    overrides |= {"rpn_post_nms": 50, "max_detections": 10}  # enough, and fast
     network, preset = Network(ray.put(checkpoint), overrides=overrides), checkpoint.preset.replace(**overrides)
     context = JobContext(network, preset, {}, {}, 10**9, progress, Quarantine.start())
     return Segment(context, "cpu", threads=1, batch_size=4)
@@ -39,10 +40,10 @@ def errors(segment, rows):
 """
 
 LIMITED = """
-segment = actor(min_size=4000, max_size=4000)  # a square becomes 4000x4000 for the network, a strip 32x4000
-rows = [row(0, 8, 1000), row(1, 900, 900), row(2, 8, 1000), row(3, 8, 1000), row(4, 1, 1, "NotAnImage: text")]
+segment = actor(min_size=3000, max_size=3000)  # a square becomes 3000x3000 for the network, a strip 32x3000
+rows = [row(0, 8, 750), row(1, 900, 900), row(2, 8, 750), row(3, 8, 750), row(4, 1, 1, "NotAnImage: text")]
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (700 << 20), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + (250 << 20), resource.RLIM_INFINITY))
 done = errors(segment, rows)
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 print(json.dumps([done, progress.read().batches]))
