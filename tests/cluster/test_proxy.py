@@ -40,6 +40,7 @@ def test_what_passes_is_the_same_and_counted(s3_server: S3Server, bucket: tuple[
         assert not counts.faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["busy", "denied", "cut", "drop"])
 def test_faults_reach_the_client_and_end(fault: str, s3_server: S3Server, bucket: tuple[S3FileSystem, str]) -> None:
     direct, name = bucket

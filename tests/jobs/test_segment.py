@@ -126,6 +126,7 @@ def test_wrong_input_is_one_line_before_ray(
     assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["bucket", "secret", "endpoint"])
 def test_s3_that_cannot_be_used_is_one_line_without_the_secret(
     wrong: str, bucket: tuple[S3FileSystem, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -147,6 +148,7 @@ def test_s3_that_cannot_be_used_is_one_line_without_the_secret(
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["s3", "a disk"])
 def test_storage_options_reach_the_weights(
     to: str,

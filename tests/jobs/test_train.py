@@ -21,6 +21,7 @@ def train(to: Path, *options: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_command_writes_a_checkpoint(tmp_path: Path) -> None:
     to = tmp_path / "cells.safetensors"
     status, stdout, stderr = train(to, "--steps", "4", "--batch", "1", "--crop", "96", "--min-size", "128", "--json")

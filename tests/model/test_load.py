@@ -67,6 +67,7 @@ def test_any_one_key_that_is_missing_is_named(small_state: State) -> None:
             build_network(checkpoint_of({k: v for k, v in small_state.items() if k != key}), SHAPE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("network_built_once")
 def test_any_one_key_missing_from_a_torch_file_is_a_weights_error(small_state: State, tmp_path: Path) -> None:
     """The preset is inferred from the shapes, and the missing tensor may be one that this needs."""

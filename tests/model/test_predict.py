@@ -61,6 +61,7 @@ def test_photos(network: MaskRCNN, pixels: Photos) -> None:
         assert_sane(detections, *image.shape[:2], network.preset)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(1, 400), st.integers(1, 400)), min_size=1, max_size=4), st.integers(0, 2**31))
 @settings(deadline=None, max_examples=15)
 def test_any_image(network: MaskRCNN, sizes: list[tuple[int, int]], seed: int) -> None:

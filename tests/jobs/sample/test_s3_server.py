@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobs.sample.s3_server import S3Server
 
 
+@pytest.mark.slow
 def test_two_servers_run_side_by_side_with_different_keys(s3_server: S3Server) -> None:
     s3_server.filesystem().mkdir("first-of-two")  # its keys are in the environment of this process
     with S3Server() as second:

@@ -55,6 +55,7 @@ def on_a_terminal(script: str, question: str, answer: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_panel() -> None:
     shown = on_a_terminal(SCRIPT, "Move?", "y")
     catalog, asking, segmenting = re.split(r"asking \[/red\]\r?\n|segmenting 7 images\r?\n", shown)[:3]

@@ -87,6 +87,7 @@ def test_an_image_of_over_100_objects_needs_more_than_100_detections(truth: dict
     assert capped["segm"]["AP"] == pytest.approx(100 / len(rows[0]["rle"]), abs=0.02)  # the recall
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_detections", [100, 500])
 def test_figures_are_those_of_pycocotools(max_detections: int, truth: dict, truth_file: Path, tmp_path: Path) -> None:
     rows = imperfect(truth)

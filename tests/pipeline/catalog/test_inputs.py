@@ -134,6 +134,7 @@ KEYS = (
 )
 
 
+@pytest.mark.slow
 def test_a_prefix_of_a_bucket_is_listed_completely_page_by_page(
     bucket: tuple[S3FileSystem, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ HEADER = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.lists(HEADER, max_size=12), st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
 def test_links_and_duplicate_names_are_resolved_as_tar_does(headers: list, form: int) -> None:

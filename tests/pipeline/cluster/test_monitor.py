@@ -51,6 +51,7 @@ def test_a_job_of_millions_that_all_fail_stops_early(rate: float, within: int) -
     assert stopped < within
 
 
+@pytest.mark.slow
 def test_a_job_whose_bad_folders_are_allowed_never_stops() -> None:
     """1000 jobs of 400 slices. A fifth of the slices fail completely, exactly as many as allowed, and finish first."""
     rng = np.random.default_rng(0)

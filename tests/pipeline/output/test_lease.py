@@ -84,6 +84,7 @@ def test_the_lease_of_a_dead_local_process_is_taken_over_at_once(output: Place, 
     assert lease.read_lease(output) is None
 
 
+@pytest.mark.slow
 def test_a_holder_on_another_machine_is_alive_while_it_sends_heartbeats(
     output: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_holder_on_another_machine_is_alive_while_it_sends_heartbeats(
     assert "to see if it is alive" in said[0]
 
 
+@pytest.mark.slow
 def test_of_many_jobs_that_start_at_once_one_gets_the_lease(output: Place) -> None:
     held: list[Lease] = []
     refused: list[Exception] = []

@@ -98,6 +98,7 @@ results.remove_errors(place(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["killed", "raises"])
 def test_an_interrupted_removal_of_errors_leaves_the_results_complete(ends: str, tmp_path: Path) -> None:
     output = place(tmp_path)

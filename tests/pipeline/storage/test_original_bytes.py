@@ -233,6 +233,7 @@ def test_images_that_crashed_a_process_are_read_in_isolation(tmp_path: Path, mon
         assert others == {"WorkerDied: at these images of their shard"}
 
 
+@pytest.mark.slow
 def test_a_store_that_stays_down_stops_the_job_after_retries(
     bucket: tuple[S3FileSystem, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
