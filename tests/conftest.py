@@ -59,12 +59,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
-    def place(item: pytest.Item) -> int:
+    def rank(item: pytest.Item) -> int:
         if item.nodeid.startswith(OWN_RAY):
             return 1
         return 0 if item.nodeid.startswith(SHARED_RAY) else 2 if item.path in slow else 3
 
-    items.sort(key=place)
+    items.sort(key=rank)
 
 
 def pytest_collection_finish() -> None:

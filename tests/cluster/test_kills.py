@@ -51,9 +51,8 @@ def test_a_job_that_is_ended_again_and_again_continues(
         assert (tmp_path / "out" / "_lease.json").exists()
 
         inputs = add_images(16)
-        third = jobs.enter_context(
-            Job(*arguments, environment=shared)
-        )  # at once, while the dead one's workers are still there
+        # At once, while the dead one's workers are still there.
+        third = jobs.enter_context(Job(*arguments, environment=shared))
         third.wait_for_text("segmenting")
         assert "to see if it is alive" not in third.log, "it waited to see whether a dead process lives"
         time.sleep(generator.uniform(0, 2))  # its actor takes longer to start

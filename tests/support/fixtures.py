@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,6 @@ from jobs.sample import DATA
 from jobs.sample.s3_server import S3Server
 from pipeline.cluster.connection import Connection
 from support.tiny import write_tiny
-
-FAULTY = {"TESTS_FAULTY_DECODER": "1"}  # some images crash the workers; see `support/site/faulty_decoder.py`
 
 settings.register_profile("any machine", deadline=None)  # how long an example takes depends on the machine
 settings.load_profile("any machine")
@@ -63,7 +60,9 @@ def quick(tiny_weights: Path) -> tuple:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """One real S3 server for the session; its address and keys are in the environment of this process."""
-    with S3Server() as server, environment(server.environment):
+    with S3Server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
         yield server
 
 
@@ -86,23 +85,10 @@ def local_ray(s3_server: S3Server) -> Iterator[None]:
     finds processes that have imported this project.
     """
     with Connection() as connection:
-        with environment(FAULTY):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TESTS_FAULTY_DECODER", "1")  # some images crash the workers; see `support/site`
             connection.context()
         yield
-
-
-@contextmanager
-def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Sets environment variables for a while."""
-    before = {k: os.environ.get(k) for k in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key, None)
-            if value is not None:
-                os.environ[key] = value
 
 
 @pytest.fixture(scope="session")

@@ -180,7 +180,7 @@ def _run(arguments: list[str]) -> None:
     sys.argv = arguments
     if Path(arguments[0]).name == "setup_worker.py":
         sys.argv = _set_up(arguments[1:])
-    sys.modules.pop("sitecustomize", None)
+    sys.modules.pop("sitecustomize", None)  # the server's, which had other variables when it started
     with suppress(ModuleNotFoundError):
         importlib.import_module("sitecustomize")
     sys.path.insert(0, str(Path(sys.argv[0]).parent))

@@ -13,10 +13,11 @@ SCRIPTS = ("/ray/_private/workers/setup_worker.py", "/ray/_private/workers/defau
 
 def ask_for_fork(arguments: list[str]) -> None:
     """Asks for a fork that runs a script with its arguments, and waits for its end."""
-    asked = {"arguments": arguments, "environment": dict(os.environ), "path": sys.path, "folder": os.getcwd()}
+    asked = {"arguments": arguments, "path": sys.path, "folder": os.getcwd(), "pid": os.getpid()}
+    asked |= {"environment": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(os.environ["TESTS_FORKSERVER"])
-        socket.send_fds(connection, [json.dumps(asked | {"pid": os.getpid()}).encode()], [0, 1, 2])
+        socket.send_fds(connection, [json.dumps(asked).encode()], [0, 1, 2])
         connection.recv(1)
 
 
