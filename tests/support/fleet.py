@@ -54,13 +54,21 @@ class ContinuedJob:
         return {name: value - first.get(name, 0.0) for name, value in last.items()}
 
 
-def watch(fleet: Raylets, job: str, seconds: float = 480.0) -> tuple[list[int], str]:
-    """Waits until a job has succeeded; its number of actors each second, and the last scrape with its gauges."""
+def watch(
+    fleet: Raylets, job: str, release: Callable[[], None], seconds: float = 300.0
+) -> tuple[list[int], str]:
+    """Waits until a job has succeeded; its number of actors each second, and the last scrape with its gauges.
+
+    Args:
+        release: called when the pool has had two actors and has one again, which a test holds up until then.
+    """
     actors, during = list[int](), ""
 
     def over() -> bool:
         nonlocal during
         actors.append(len(segment_actors(fleet)))
+        if max(actors) == 2 and actors[-1] == 1:
+            release()
         during = scrape_if(fleet, lambda text: "ray_maskfleet_images_waiting" in text) or during
         return fleet.status(job) not in ("PENDING", "RUNNING")
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from s3fs import S3FileSystem
 from support import stage_log
-from support.fleet import SMALL, ContinuedJob, devices, images_counted, pictures, scrape_if, segment_actors, watch
+from support.fleet import SMALL, ContinuedJob, devices, images_counted, pictures, scrape_if, watch
 from support.raylets import ROOT, Raylets
 
 from jobs.sample.s3_server import S3Server
 
-IMAGES = 800
-PAUSE = 2.0  # seconds at each window: work is left when the first job is stopped, and when the second has two actors
+IMAGES = 700
+PAUSE = 1.5  # seconds at each window, so that the second job's queue asks for a second actor
 
 
 @pytest.fixture(scope="package")
@@ -45,16 +44,14 @@ def continued_job(
     command = ["python", "-m", "jobs.segment", f"s3://{bucket}/plates", f"s3://{bucket}/masks", *SMALL]
     command += ["--weights", str(tiny_weights)]
 
-    def submit(name: str, *options: str, python_path: tuple[Path, ...] = (), here: tuple[str, ...] = ()) -> None:
-        environment = stage_log.environment(logs / name, *python_path, pause=PAUSE)
+    def submit(name: str, environment: dict[str, Any], options: tuple[str, ...], *here: str) -> None:
         environment["env_vars"] |= s3_server.environment
         fleet.submit(name, [*command, *options], environment, *here)
 
-    submit("first", "--workers", "2", here=("--working-dir", "."))
+    stages = stage_log.environment(logs / "first", hold=(3, 3))  # so that it is not done before it is stopped
+    submit("first", stages, ("--workers", "2"), "--working-dir", ".")
     committed = f"{bucket}/masks/_checkpoint"
     fleet.wait(lambda: files(s3, committed) and len(devices(stage_log.read(logs / "first"))) == 2, 300)
-    for actor in segment_actors(fleet):
-        os.kill(actor["pid"], signal.SIGSTOP)  # so that the job is not done before it is stopped
     fleet.job("stop", "first")
     assert fleet.ended("first") == "STOPPED"
     assert f"segmenting {IMAGES} images" in fleet.logs("first")
@@ -62,8 +59,9 @@ def continued_job(
 
     fleet.add("cpu", num_cpus=1)
     # From this checkout, whose encoder is compiled already.
-    submit("second", "--gpus-per-worker", "0.5", "--workers", "1,2", python_path=(ROOT,))
-    actors, during = watch(fleet, "second")
+    stages = stage_log.environment(logs / "second", ROOT, hold=(None, 1), pause=PAUSE)
+    submit("second", stages, ("--gpus-per-worker", "0.5", "--workers", "1,2"))
+    actors, during = watch(fleet, "second", lambda: stage_log.release(logs / "second"))
 
     yield ContinuedJob(
         images=[f"s3://{bucket}/plates/{path.name}" for path in sorted(folder.iterdir())],
