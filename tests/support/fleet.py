@@ -54,9 +54,7 @@ class ContinuedJob:
         return {name: value - first.get(name, 0.0) for name, value in last.items()}
 
 
-def watch(
-    fleet: Raylets, job: str, release: Callable[[], None], seconds: float = 300.0
-) -> tuple[list[int], str]:
+def watch(fleet: Raylets, job: str, release: Callable[[], None], seconds: float = 300.0) -> tuple[list[int], str]:
     """Waits until a job has succeeded; its number of actors each second, and the last scrape with its gauges.
 
     Args:
