@@ -27,7 +27,9 @@ SHARED_RAY = (
     "tests/jobs/test_plan.py",
     "tests/jobs/test_segment.py",
     "tests/pipeline/cluster/test_monitor.py",
+    "tests/pipeline/cluster/test_sizing.py",
     "tests/pipeline/images/test_damaged_images.py",
+    "tests/pipeline/stages/test_actor_memory.py",
     "tests/pipeline/stages/test_quarantine.py",
 )
 

@@ -31,7 +31,7 @@ Calibrate = Callable[[TorchvisionMaskRCNN, np.ndarray], TorchvisionMaskRCNN]
 Reference = Callable[[TorchvisionMaskRCNN, np.ndarray], Detections]
 AssertSame = Callable[..., None]
 # Fewer RoIs than by default, because at small sizes they take most of the time.
-FEWER = {"rpn_post_nms": 100, "max_detections": 16}
+FEWER = {"rpn_post_nms": 60, "max_detections": 12}
 
 
 @dataclass

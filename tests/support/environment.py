@@ -17,6 +17,8 @@ os.environ |= {
     "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "80000000",  # see test_small_store; Ray's least is 75 MB
     "RAY_DEDUP_LOGS": "0",
     **WARM,
-    "LOG_NAME_UPDATE_INTERVAL_S": "5",  # how often each node of Ray looks for new log files, and
-    "REPORTER_UPDATE_INTERVAL_MS": "20000",  # for what its processes use: together some percent of a core
+    # What each node of Ray does beside its work takes some percent of a core:
+    "LOG_NAME_UPDATE_INTERVAL_S": "3600",  # look for new log files; no test reads what workers print
+    "REPORTER_UPDATE_INTERVAL_MS": "20000",  # look at what its processes use
+    "RAY_enable_metrics_collection": "0",  # collect metrics, which `Raylets` does
 }

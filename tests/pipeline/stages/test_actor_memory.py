@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+import ray
 
 START = """
-import json, resource, weakref
+import json, os, resource, weakref
 import numpy as np, ray, torch
 from model import read_checkpoint
 from pipeline.cluster.progress import Progress
@@ -19,7 +21,7 @@ from pipeline.stages.quarantine import Quarantine
 from pipeline.stages.rows import DecodedImage, SegmentedImage
 from pipeline.stages.segment import Segment
 
-ray.init("local", num_cpus=1, include_dashboard=False, logging_level="error", object_store_memory=100 << 20)
+ray.init(os.environ["RAY_ADDRESS"], logging_level="error", log_to_driver=False)
 progress = Progress.start()
 
 def actor(**overrides):
@@ -72,11 +74,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def printed() -> list[Any]:
+def printed(local_ray: None) -> list[Any]:
     """What the process printed: under the limit, then for each way to ask for too much memory."""
-    done = subprocess.run(
-        [sys.executable, "-c", START + LIMITED + WATCHED], capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, "-c", START + LIMITED + WATCHED]
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()[-3:]]
 
