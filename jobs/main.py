@@ -6,38 +6,26 @@ commands start at once.
 
 from __future__ import annotations
 
-import importlib
-from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
 import typer
-from typer.core import TyperGroup
 
-COMMANDS = ("segment", "status", "query", "evaluate", "weights", "train", "demo", "benchmark")
+from jobs.terminal.lazy_group import LazyGroup
 
 
-class Commands(TyperGroup):
-    """The subcommands, imported when they are needed.
+class Commands(LazyGroup):
+    """The subcommands."""
 
-    A module has either an `app` or a function of its own name.
-    """
-
-    def list_commands(self, ctx: typer.Context) -> list[str]:
-        """Returns the names in the order of the help."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
-        """Imports a subcommand; None if there is none of this name."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"jobs.{cmd_name}")
-        group = getattr(module, "app", None)
-        if group is None:
-            group = typer.Typer(rich_markup_mode="rich", add_completion=False)
-            group.command()(getattr(module, cmd_name))
-        command = typer.main.get_command(group)
-        command.name = cmd_name
-        return command
+    commands_at: ClassVar = {
+        "segment": "jobs.segment:segment",
+        "status": "jobs.status:status",
+        "query": "jobs.query:query",
+        "evaluate": "jobs.evaluate:evaluate",
+        "weights": "jobs.weights:app",
+        "train": "jobs.train:train",
+        "demo": "jobs.demo:demo",
+        "benchmark": "jobs.benchmark:app",
+    }
 
 
 app = typer.Typer(
@@ -52,6 +40,8 @@ def _print_version(wanted: bool) -> None:
     """Prints the version and exits."""
     if not wanted:
         return
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         number = version("maskfleet")
     except PackageNotFoundError:  # a working directory sent to a cluster is not installed

@@ -17,7 +17,7 @@ IS_XDIST_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 FORKSERVER = Forkserver()
 
 # Files and folders with tests that start a Ray of their own. Each goes to one worker of pytest-xdist.
-OWN_RAY = ("tests/cluster/submitted/", "tests/cluster/test_autoscaling.py", "tests/jobs/test_demo.py")
+OWN_RAY = ("tests/cluster/submitted/", "tests/jobs/test_demo.py")
 
 # Those with tests that share `local_ray`. All go to the same worker.
 SHARED_RAY = (

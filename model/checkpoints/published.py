@@ -8,8 +8,6 @@ import re
 import shutil
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from model.errors import WeightsError
@@ -33,6 +31,9 @@ def fetch_published(name: str) -> Path:
     Raises:
         WeightsError: The download fails, or the file is not the published one.
     """
+    import urllib.error
+    import urllib.request
+
     import torch.hub
 
     url = PUBLISHED[name]

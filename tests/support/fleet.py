@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from support.raylets import Raylets
-
-SMALL = ("--set", "min_size=128", "--set", "max_size=1024", "--batch-size", "4")
 
 
 @dataclass(frozen=True)
@@ -106,14 +102,3 @@ def totals(text: str, label: str | None = None) -> dict[str, float]:
 def images_counted(text: str) -> float:
     """Images that have been segmented or have failed, as Prometheus reads it."""
     return totals(text)["ray_maskfleet_images_total"]
-
-
-def pictures(nuclei: Path, folder: Path, count: int) -> Path:
-    """Fills a folder with small images, and with four at the end that take longer."""
-    folder.mkdir(exist_ok=True)
-    picture = Image.open(sorted(nuclei.iterdir())[0]).convert("RGB")
-    for i in range(count):
-        picture.crop((i % 100, i // 100, i % 100 + 64, i // 100 + 64)).save(folder / f"{i:03d}.png")
-    for i in range(4):
-        picture.resize((1024, 128)).save(folder / f"wide-{i}.png")
-    return folder

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+STORE = 80_000_000  # bytes of such a store; Ray's least is 75 MB
 WIDTH, HEIGHT = 667, 400
 PIXEL_BYTES = WIDTH * HEIGHT * 3
 # Decode passes such images on as they are; few proposals, so that the network is fast on them.

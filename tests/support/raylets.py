@@ -44,20 +44,19 @@ class Raylets:
     """A head without CPUs, and the nodes that are added to it; a context manager.
 
     Args:
-        node_types: of the nodes that Ray's autoscaler starts, as in a cluster's configuration; None: no autoscaler.
+        node_types: of the nodes that Ray's autoscaler may start, as in a cluster's configuration.
 
     Attributes:
         environment: what a client of this cluster needs: its token, and where jobs are submitted.
         gcs: the address that nodes and drivers join.
         folder: of all nodes; each has its own below it, named like the node.
-        metrics: URL of the Prometheus endpoint of each node, by name; "head" is one.
     """
 
-    def __init__(self, node_types: dict[str, Any] | None = None) -> None:
+    def __init__(self, node_types: dict[str, Any]) -> None:
         self._node_types = node_types
         self.folder = Path(tempfile.mkdtemp(prefix="mfc-"))  # short: sockets live below it
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
-        self.gcs, self.metrics = f"{HOST}:{free_ports(1)[0]}", dict[str, str]()
+        self.gcs = f"{HOST}:{free_ports(1)[0]}"
         self.dashboard = f"http://{HOST}:{free_ports(1)[0]}"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         self.environment = inherited | {
@@ -100,7 +99,6 @@ class Raylets:
         """Kills a node, as when a machine is taken away."""
         family = self.processes(name)
         process = self._nodes.pop(name)
-        self.metrics.pop(name)
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
@@ -183,10 +181,11 @@ class Raylets:
         self.job("submit", "--no-wait", "--submission-id", name, *environment, *options, "--", *command)
 
     def scrape(self) -> str:
-        """Returns what Prometheus would read now, of all nodes together."""
+        """Returns what Prometheus would read now, of all nodes that Ray's file for it names."""
+        (found,) = json.loads((self.folder / "head" / "prom_metrics_service_discovery.json").read_text())
         texts = []
-        for url in self.metrics.values():
-            with urllib.request.urlopen(url, timeout=30) as answer:
+        for target in found["targets"]:
+            with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as answer:
                 texts.append(answer.read().decode())
         return "".join(texts)
 
@@ -198,8 +197,6 @@ class Raylets:
 
     def _autoscaler(self) -> list[str]:
         """Options that start the head with Ray's autoscaler v2; its machines are raylets, as in Ray's own tests."""
-        if self._node_types is None:
-            return []
         kind = FakeMultiNodeProvider
         provider = {"type": "external", "module": f"{kind.__module__}.{kind.__name__}", "gcs_address": self.gcs}
         head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
@@ -216,24 +213,23 @@ class Raylets:
         return ["--autoscaling-config", str(path)]
 
     def _start(self, name: str, *arguments: str) -> None:
-        metrics = free_ports(1)[0]
+        before = self._count()
         own = ["--node-ip-address", HOST, "--temp-dir", str(self.folder / name), "--block", *arguments]
-        own += ["--metrics-export-port", str(metrics), "--dashboard-agent-listen-port", str(free_ports(1)[0])]
+        own += ["--dashboard-agent-listen-port", str(free_ports(1)[0])]
         log = self.folder / f"{name}.log"
         with log.open("wb") as out:
-            variables = self.environment | (AUTOSCALER if name == "head" and self._node_types else {})
+            variables = self.environment | (AUTOSCALER if name == "head" else {})
             self._nodes[name] = subprocess.Popen(
                 [RAY, "start", *own], env=variables, stdout=out, stderr=out, stdin=subprocess.DEVNULL
             )
-        self.metrics[name] = f"http://{HOST}:{metrics}/metrics"
         deadline = time.monotonic() + START_SECONDS
-        while not self._answers(len(self._nodes)):
+        while self._count() <= before:
             assert self._nodes[name].poll() is None, log.read_text()[-2000:]
             assert time.monotonic() < deadline, log.read_text()[-2000:]
             time.sleep(0.5)
 
-    def _answers(self, count: int) -> bool:
+    def _count(self) -> int:
         try:
-            return len(self.nodes()) == count
-        except OSError:
-            return False
+            return len(self.nodes())
+        except OSError:  # the head starts
+            return 0

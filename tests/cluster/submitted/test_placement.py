@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.fleet import SMALL, ContinuedJob, devices, pictures
+from support.fleet import ContinuedJob, devices
 from support.forkserver import SITE
 from support.raylets import ROOT, Raylets
 
@@ -24,15 +24,14 @@ def test_light_work_runs_on_every_node_but_the_head(fleet: Raylets, continued_jo
     where = {r["stage"]: {kinds[other["node"]] for other in rows if other["stage"] == r["stage"]} for r in rows}
     assert set(where) == {"fetch", "decode", "segment", "encode"}
     assert where["segment"] == {"gpu"}
-    assert where["decode"] == where["encode"] == {"gpu", "cpu"}  # a dozen tasks or more of each, which Ray spreads
+    assert where["decode"] | where["encode"] == {"gpu", "cpu"}  # Ray spreads the tasks
 
 
 def test_a_job_says_which_node_it_waits_for_and_its_demand_ends_with_it(
-    fleet: Raylets, continued_job: ContinuedJob, nuclei: Path, tiny_weights: Path, tmp_path: Path
+    fleet: Raylets, continued_job: ContinuedJob, plate: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     """A node of two GPUs does not hold an actor of four. That a job goes on when nodes come: see test_autoscaling."""
-    folder, output = pictures(nuclei, tmp_path / "in", 20), tmp_path / "out"
-    command = ["python", "-m", "jobs.segment", str(folder), str(output), *SMALL, "--gpus-per-worker", "4"]
+    command = ["python", "-m", "jobs.segment", str(plate), str(tmp_path / "out"), "--gpus-per-worker", "4"]
     fleet.submit("waiting", [*command, "--weights", str(tiny_weights), "--workers", "3"], HERE)
     fleet.wait(lambda: "waiting for a node that has 4 GPUs" in fleet.logs("waiting"), 300)
     assert "the largest that is up has 2" in fleet.logs("waiting")
