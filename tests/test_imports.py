@@ -186,16 +186,19 @@ except ModuleNotFoundError as error:
     return loaded("import model, model.rle", f"{stages}; {checks}", load)
 
 
+@pytest.mark.slow
 def test_importing_the_model_room_loads_no_library_of_the_others(model_room: list[set[str]]) -> None:
     assert "torch" in model_room[0]
     assert not (OUTSIDE["model"] | {"fsspec", "pipeline", "jobs"}) & model_room[0]
 
 
+@pytest.mark.slow
 def test_only_the_actor_loads_what_the_network_needs(model_room: list[set[str]]) -> None:
     """Every process of the other stages, and the one that checks a checkpoint, would take seconds for it."""
     assert ["torchvision" in packages for packages in model_room] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_reading_an_output_loads_no_heavy_library() -> None:
     """`maskfleet status` and `maskfleet query` start in under half a second."""
     heavy = {"ray", "torch", "pandas", "s3fs", "pycocotools", "model"}

@@ -23,6 +23,7 @@ def client(endpoint: str, retries: int = 5) -> S3FileSystem:
     return fs
 
 
+@pytest.mark.slow
 def test_what_passes_is_the_same_and_counted(s3_server: S3Server, bucket: tuple[S3FileSystem, str]) -> None:
     direct, name = bucket
     data, key = os.urandom(11 << 20), f"{name}/a ü/#1+%&=.bin"

@@ -49,6 +49,7 @@ def test_at_full_size(
     assert_same(found, expected)
 
 
+@pytest.mark.slow
 def test_r18_with_other_classes_anchors_and_thresholds(
     pixels: Photos, calibrate: Calibrate, torchvision_detections: Reference, assert_same: AssertSame, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from model import MaskRCNN
 from model.training.architectures import SMALL
 
 
+@pytest.mark.slow
 def test_both_sides_are_measured(small_input_weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_sides, "MATRIX_SIDE", 64)
     arguments = ["--weights", small_input_weights, "--count", "1", "--rounds", "1", "--size", "120x160", "--json"]

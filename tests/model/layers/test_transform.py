@@ -24,6 +24,7 @@ def torchvisions(preset: Preset) -> GeneralizedRCNNTransform:
     return GeneralizedRCNNTransform(preset.min_size, preset.max_size, list(preset.mean), list(preset.std)).eval()
 
 
+@pytest.mark.slow
 @given(SIDES, SIDES, INPUTS)
 @settings(deadline=None, max_examples=150)
 def test_resized_size_is_torchvisions(height: int, width: int, limits: tuple[int, int]) -> None:

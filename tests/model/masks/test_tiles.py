@@ -94,6 +94,7 @@ def scenes(draw: st.DrawFn) -> tuple[list[np.ndarray], list[float], list[int]]:
     return masks, [draw(st.floats(0.3, 1)) for _ in masks], [draw(st.integers(1, 2)) for _ in masks]
 
 
+@pytest.mark.slow
 @given(scenes(), st.sampled_from([(40, 16), (50, 20), (64, 24)]))
 @settings(deadline=None, max_examples=120)
 def test_objects_that_were_cut_are_whole_again(
@@ -114,6 +115,7 @@ def test_objects_that_were_cut_are_whole_again(
     assert (np.diff(joined.scores) <= 0).all()
 
 
+@pytest.mark.slow
 @given(scenes(), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=60)
 def test_the_order_of_tiles_does_not_matter(scene: tuple[Any, ...], random: Any) -> None:

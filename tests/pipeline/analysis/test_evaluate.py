@@ -76,6 +76,7 @@ def test_perfect_results_have_an_ap_of_one(truth: dict, truth_file: Path, tmp_pa
     json.dumps(figures)
 
 
+@pytest.mark.slow
 def test_an_image_of_over_100_objects_needs_more_than_100_detections(truth: dict, tmp_path: Path) -> None:
     crowded = truth | {"images": truth["images"][-1:]}
     rows = perfect(crowded)
@@ -228,6 +229,7 @@ def test_annotations_without_masks_are_refused(segmentation: object, reason: str
         evaluate(write_output(tmp_path / "out", perfect(small)), written(boxes, tmp_path))
 
 
+@pytest.mark.slow
 def test_annotations_from_the_store_of_the_output(
     bucket: tuple, small: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

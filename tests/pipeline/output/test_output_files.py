@@ -42,6 +42,7 @@ def test_an_output_without_results_is_refused(read: object, tmp_path: Path) -> N
         read(write_output(tmp_path, [], waiting=["a.png"]))
 
 
+@pytest.mark.slow
 def test_an_output_on_s3_reads_like_a_local_one(
     bucket: tuple[S3FileSystem, str], rows: list[dict], output: Place, tmp_path: Path
 ) -> None:
