@@ -54,7 +54,7 @@ def _hold_up(folder: Path) -> None:
     """Waits as `environment` says."""
     time.sleep(float(os.environ[PAUSE]))
     windows = sum(row["stage"] == "segment" for row in _rows(folder / f"{os.getpid()}.json"))
-    hold = json.loads(os.environ[HOLD])[_order(folder)]
+    hold = dict(enumerate(json.loads(os.environ[HOLD]))).get(_order(folder))
     while hold is not None and windows >= hold and not (folder / RELEASE).exists():
         time.sleep(0.5)
 
@@ -78,6 +78,7 @@ def environment(
     Args:
         python_path: more folders to import from.
         hold: at which window the actor that is ready first, and the second one, wait until `release`; None: at none.
+            More actors, such as one that replaces another, do not wait.
         pause: seconds that an actor waits at each window, as if the GPU were slow.
     """
     folder.mkdir()
