@@ -17,7 +17,7 @@ class Commands(LazyGroup):
     """The subcommands."""
 
     commands_at: ClassVar = {
-        "segment": "jobs.segment:segment",
+        "segment": "jobs.segment:app",
         "status": "jobs.status:status",
         "query": "jobs.query:query",
         "evaluate": "jobs.evaluate:evaluate",
