@@ -53,7 +53,7 @@ def continued_job(
         environment["env_vars"] |= s3_server.environment
         fleet.submit(name, [*command, *options], environment, *here)
 
-    stages = stage_log.environment(logs / "first", hold=(6, 6))  # so that it is not done before it is stopped
+    stages = stage_log.environment(logs / "first", hold=(6, 6))  # enough for a results file
     submit("first", stages, ("--workers", "2"), "--working-dir", ".")
     committed = f"{bucket}/masks/_checkpoint"
     fleet.wait(lambda: files(s3, committed) and len(devices(stage_log.read(logs / "first"))) == 2, 300)
@@ -61,6 +61,7 @@ def continued_job(
     assert fleet.ended("first") == "STOPPED"
     assert f"segmenting {IMAGES} images" in fleet.logs("first")
     before, at_start = results(s3, bucket), fleet.scrape()
+    counted = images_counted(at_start) + IMAGES - sum(map(len, before.values()))  # when the second has done the rest
 
     fleet.add("cpu", num_cpus=1, object_store_memory=large.STORE)
     # From this checkout, whose encoder is compiled already.
@@ -78,7 +79,7 @@ def continued_job(
         logs=fleet.logs("second"),
         at_start=at_start,
         during=during,
-        after=fleet.wait(lambda: scrape_if(fleet, lambda text: images_counted(text) >= IMAGES), 120),
+        after=fleet.wait(lambda: scrape_if(fleet, lambda text: images_counted(text) >= counted), 120),
     )
     s3.rm(bucket, recursive=True)
 
