@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.slow
-LIMIT = 5
+LIMIT = 3
 
 
 def start(to: Path, limit: int, *options: str) -> subprocess.Popen[str]:

@@ -68,7 +68,7 @@ class Raylets:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
             "RAY_raylet_start_wait_time_s": "120",
-            "RAY_metrics_report_interval_ms": "2000",
+            "RAY_metrics_report_interval_ms": "4000",
         }
 
     def __enter__(self) -> Raylets:

@@ -26,7 +26,7 @@ def torchvisions(preset: Preset) -> GeneralizedRCNNTransform:
 
 @pytest.mark.slow
 @given(SIDES, SIDES, INPUTS)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_resized_size_is_torchvisions(height: int, width: int, limits: tuple[int, int]) -> None:
     scale = min(limits[0] / min(height, width), limits[1] / max(height, width))
     assume(min(height, width) * scale >= 1)  # torchvision cannot resize to nothing; see the next test

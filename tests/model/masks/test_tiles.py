@@ -96,7 +96,7 @@ def scenes(draw: st.DrawFn) -> tuple[list[np.ndarray], list[float], list[int]]:
 
 @pytest.mark.slow
 @given(scenes(), st.sampled_from([(40, 16), (50, 20), (64, 24)]))
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=80)
 def test_objects_that_were_cut_are_whole_again(
     scene: tuple[list[np.ndarray], list[float], list[int]], tile: tuple[int, int]
 ) -> None:
@@ -117,7 +117,7 @@ def test_objects_that_were_cut_are_whole_again(
 
 @pytest.mark.slow
 @given(scenes(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_the_order_of_tiles_does_not_matter(scene: tuple[Any, ...], random: Any) -> None:
     found, tile_of, tiles = views(*scene, Tiling(48, 16))
     expected = merge_tiles(found, tile_of, tiles, HEIGHT, WIDTH)
