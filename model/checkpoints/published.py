@@ -31,7 +31,6 @@ def fetch_published(name: str) -> Path:
     Raises:
         WeightsError: The download fails, or the file is not the published one.
     """
-    import urllib.error
     import urllib.request
 
     import torch.hub
@@ -56,7 +55,7 @@ def fetch_published(name: str) -> Path:
                 os.replace(path, target)
             finally:
                 path.unlink(missing_ok=True)
-    except (OSError, urllib.error.URLError) as error:
+    except OSError as error:
         raise WeightsError(f"cannot fetch {name} ({error}): {remedy}") from None
     return target
 

@@ -63,7 +63,7 @@ def watch(fleet: Raylets, job: str, release: Callable[[], None], seconds: float 
         actors.append(len(segment_actors(fleet)))
         if max(actors) == 2 and actors[-1] == 1:
             release()
-        if len(actors) % 3 == 0:  # the nodes' agents spend a second of a core on each
+        if len(actors) % 3 == 0:  # each costs the nodes' agents time
             during = scrape_if(fleet, lambda text: "ray_maskfleet_images_waiting" in text) or during
         return fleet.status(job) not in ("PENDING", "RUNNING")
 

@@ -41,7 +41,7 @@ TINY = Preset(  # nothing is left at its default
 )
 
 
-FEW = {"rpn_pre_nms": 60, "rpn_post_nms": 25, "max_detections": 8}  # proposals and detections: half the time
+FEW = {"rpn_pre_nms": 60, "rpn_post_nms": 25, "max_detections": 8}  # so that jobs and their masks take little time
 
 
 def write_tiny(path: Path, image: Path) -> None:

@@ -67,7 +67,8 @@ def test_windows_and_blocks_fit_a_small_object_store(sizes: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("cluster", [False, True])
 def test_without_gpus_actors_compute_on_cores(local_ray: None, cluster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_ADDRESS", "RAY_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
     if cluster:
         monkeypatch.setenv("RAY_JOB_ID", "01000000")
     found = resources(PoolRequest(None, None), 9, 3, print)
